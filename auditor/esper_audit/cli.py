@@ -1,0 +1,302 @@
+"""The words of the command line, and nothing else: what they do stands in `commands`."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from esper_audit import __version__, commands
+from esper_audit.console import system_reason, tell
+from esper_audit.core.errors import UsageError
+from esper_audit.core.findings import Confidence, Severity
+from esper_audit.engine import CheckRequest
+from esper_audit.reporters import FORMATS
+
+PROGRAM = "esper-audit"
+
+Format = enum.Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
+
+
+class Color(str, enum.Enum):
+    """When to colour."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class ListFormat(str, enum.Enum):
+    """How to list the rules."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class CheckByDefault(TyperGroup):
+    """`esper-audit network.py` means `esper-audit check network.py`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `check` before the words when the first is no command and no option of the program itself."""
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["check", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=CheckByDefault,
+    name=PROGRAM,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Audit PyTorch reinforcement-learning networks: each finding at its line, with the reason and the cure.
+
+    Nothing of the audited code is imported or run, and torch need not be installed.
+
+    Examples:
+
+    - `esper-audit agent/network.py` : audit one file
+
+    - `esper-audit src --fail-on high` : audit a folder, fail only on high and critical findings
+
+    - `esper-audit src -o AUDIT.md` : write the audit report besides
+
+    - `esper-audit explain ESP201` : what a code means and what to do about it
+
+    The options of an audit: `esper-audit check --help`
+
+    Exit codes: 0 nothing to fail on, 1 findings, 2 wrong use, 3 the audit itself failed.
+    """
+
+
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="Take the settings from this TOML file.")
+]
+IsolatedOption = Annotated[bool, typer.Option("--isolated", help="Read no configuration file.")]
+ColorOption = Annotated[
+    Color, typer.Option("--color", help="When to colour; NO_COLOR and FORCE_COLOR are honoured by `auto`.")
+]
+_WHAT, _WHICH, _HOW, _WHERE = "What to audit", "Which findings", "What to print", "Settings"
+
+
+@app.command()
+def check(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Files, folders, or `-` for standard input.", show_default=False)
+    ],
+    stdin_filename: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="What standard input is called, and where its imports are looked up.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    force_exclude: Annotated[
+        bool,
+        typer.Option(
+            "--force-exclude",
+            help="Leave out excluded files even when they are named (for pre-commit).",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODES",
+            help="Only these rules: codes, names, families such as `ESP2`, or `ALL`.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = None,
+    extend_select: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODES", help="These rules besides those selected.", rich_help_panel=_WHICH),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="CODES", help="Not these rules.", rich_help_panel=_WHICH)
+    ] = None,
+    min_severity: Annotated[
+        Severity | None,
+        typer.Option(help="Show findings from this severity on. (default: info)", rich_help_panel=_WHICH),
+    ] = None,
+    min_confidence: Annotated[
+        Confidence | None,
+        typer.Option(help="Show findings from this confidence on. (default: low)", rich_help_panel=_WHICH),
+    ] = None,
+    fail_on: Annotated[
+        Severity | None,
+        typer.Option(help="Exit with 1 from this severity on. (default: medium)", rich_help_panel=_WHICH),
+    ] = None,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="Exit with 0 even when something is found.", rich_help_panel=_WHICH)
+    ] = False,
+    format: Annotated[Format | None, typer.Option(help="How to report. (default: full)", rich_help_panel=_HOW)] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="[FORMAT:]FILE",
+            help="Write a report to a file; may be given several times. Without FORMAT, `--format` or the"
+            " suffix of the file decides.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Count the findings by code.", rich_help_panel=_HOW)
+    ] = False,
+    show_suppressed: Annotated[
+        bool,
+        typer.Option("--show-suppressed", help="Show what comments suppress, with the reasons.", rich_help_panel=_HOW),
+    ] = False,
+    reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--reproducible",
+            help="Leave the date out of reports, so that two of them compare cleanly.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only the findings: no notes, no summary.", rich_help_panel=_HOW)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say which files were skipped and why.", rich_help_panel=_HOW)
+    ] = False,
+    color: Annotated[
+        Color,
+        typer.Option("--color", help="When to colour; `auto` honours NO_COLOR and FORCE_COLOR.", rich_help_panel=_HOW),
+    ] = Color.AUTO,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Take the settings from this file instead of the nearest pyproject.toml.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Read no configuration file.", rich_help_panel=_WHERE)
+    ] = False,
+) -> None:
+    """Audit files and folders. The word `check` may be left out.
+
+    Examples:
+
+    - `esper-audit network.py`
+
+    - `esper-audit check src --select ESP2,ESP3 --format concise`
+
+    - `esper-audit src --format json > audit.json`
+
+    - `esper-audit src -o AUDIT.md -o json:audit.json`
+
+    - `cat network.py | esper-audit - --stdin-filename agent/network.py`
+
+    A finding is silenced where it stands, with its reason: `# esper: ignore[ESP201] runs on the CPU only`
+    """
+    given: dict[str, Any] = {
+        "format": format.value if format is not None else None,
+        "outputs": tuple(output or ()),
+        "select": _codes(select) if select else None,
+        "extend_select": _codes(extend_select),
+        "ignore": _codes(ignore),
+        "fail_on": fail_on,
+        "min_severity": min_severity,
+        "min_confidence": min_confidence,
+        "config": config,
+        "isolated": isolated,
+        "stdin_filename": stdin_filename,
+        "force_exclude": force_exclude,
+        "statistics": statistics,
+        "show_suppressed": show_suppressed,
+        "quiet": quiet,
+        "verbose": verbose,
+        "color": color.value,
+        "exit_zero": exit_zero,
+        "reproducible": reproducible,
+    }
+    # what was not said is left out, so that the defaults stay in CheckRequest
+    request = CheckRequest(paths=tuple(paths), **{name: value for name, value in given.items() if value is not None})
+    raise typer.Exit(commands.check(request))
+
+
+def _codes(words: list[str] | None) -> tuple[str, ...]:
+    """`--select A,B --select C` as A, B, C."""
+    return tuple(code.strip() for word in words or () for code in word.split(",") if code.strip())
+
+
+@app.command()
+def explain(
+    code: Annotated[str, typer.Argument(metavar="CODE", help="A code such as `ESP201`, or the name of a rule.")],
+    config: ConfigOption = None,
+    isolated: IsolatedOption = False,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Print the page of a rule: what it does, why it matters, an example and what to write instead."""
+    raise typer.Exit(commands.explain(code, config=config, isolated=isolated, color=color.value))
+
+
+@app.command("list-rules")
+def list_rules(
+    format: Annotated[ListFormat, typer.Option(help="A table for people or JSON for programs.")] = ListFormat.TABLE,
+    config: ConfigOption = None,
+    isolated: IsolatedOption = False,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """List every rule: code, name, severity, whether it has a fix, and the probe that can put it on trial."""
+    raise typer.Exit(commands.list_rules(format.value, config=config, isolated=isolated, color=color.value))
+
+
+@app.command("show-config")
+def show_config(
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="The settings for this file or folder.")] = ".",
+    config: ConfigOption = None,
+    isolated: IsolatedOption = False,
+) -> None:
+    """Print the settings in force and where each came from."""
+    raise typer.Exit(commands.show_config(path, config=config, isolated=isolated))
+
+
+def run(words: list[str]) -> int:
+    """Run the words; wrong words get one line and exit code 2."""
+    try:
+        if not words:
+            app(args=["--help"], prog_name=PROGRAM, standalone_mode=False)
+            return UsageError.exit_code
+        result = app(args=words, prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Abort:
+        return 130
+    except OSError as error:  # help on a full disk
+        tell("error", f"cannot write to standard output: {system_reason(error)}")
+        return 3
+    except Exception as error:
+        # The library's own usage errors. Their class moved between its versions, what they can do did not.
+        if not hasattr(error, "format_message"):
+            raise
+        command = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
+        message = error.format_message().replace("Value error, ", "").rstrip(".")
+        tell("error", f"{message} (see `{command} --help`)")
+        return UsageError.exit_code
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,263 @@
+"""The commands, each from a request to an exit code. The words that ask for them belong to `cli` and `__main__`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from esper_audit.config import nearest
+from esper_audit.console import (
+    check_writable,
+    deliver,
+    deliver_text,
+    guarded,
+    is_terminal,
+    system_reason,
+    tell,
+    wants_color,
+    width_of,
+    write_file,
+)
+from esper_audit.core.errors import UsageError
+from esper_audit.core.report import AuditReport, RuleInfo
+from esper_audit.engine import Catalogue, CheckRequest, Plan, audit, current_folder, exit_code, prepare, settings_for
+from esper_audit.reporters import FORMATS, RenderOptions, render
+from esper_audit.selection import Selection, names_rules, spelled
+
+DEFAULT_FORMAT = "full"
+_SUFFIXES = {".json": "json", ".md": "markdown", ".markdown": "markdown"}
+_SAYS_FAILURES = ("full", "concise")  # these formats tell which files could not be audited
+
+
+# --- check
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A report that goes to a file."""
+
+    format: str
+    name: str
+    path: Path
+
+
+def check(request: CheckRequest) -> int:
+    """Audit, report, and say with the exit code whether something was found."""
+    return guarded(lambda: _check(request), verbose=request.verbose)
+
+
+def _check(request: CheckRequest) -> int:
+    if request.quiet and request.verbose:
+        raise UsageError("-q and -v exclude each other")
+    shown, outputs = destinations(request)
+    plan = prepare(request)
+    for problem in plan.problems:
+        tell("error", problem)
+    report = _audited(plan)
+    if shown not in _SAYS_FAILURES:
+        for file in report.files:
+            if file.error:
+                place = f"{file.path}:{file.error_line}" if file.error_line else file.path
+                tell("error", f"{place}: {' '.join(file.error.split())}")
+    if not request.quiet:
+        for note in report.notes:
+            tell("note", note)
+    failed = 0
+    for output in outputs:
+        failed |= _write(output, report, request)
+    failed |= _show(shown, outputs, report, request)
+    return failed or exit_code(report, plan)
+
+
+def _audited(plan: Plan) -> AuditReport:
+    if plan.request.quiet or not is_terminal(sys.stderr):
+        return audit(plan)
+    from esper_audit.progress import ProgressBar
+
+    bar = ProgressBar()
+    try:
+        return audit(plan, progress=bar)
+    finally:
+        bar.close()
+
+
+def destinations(request: CheckRequest) -> tuple[str | None, tuple[Output, ...]]:
+    """The format that standard output gets, None for a mere summary, and the reports that go to files.
+
+    `-o FILE` without a format of its own takes that of `--format`, which then is not shown twice; without `--format`,
+    the suffix of the file decides and standard output shows the findings as usual.
+    """
+    if request.format is not None and request.format not in FORMATS:
+        raise UsageError(f"unknown format {request.format!r}, there are {', '.join(FORMATS)}")
+    shown = request.format or DEFAULT_FORMAT
+    spent = False
+    outputs = []
+    cwd = current_folder() if request.outputs else Path()
+    for word in request.outputs:
+        prefix, colon, rest = word.partition(":")
+        if colon and prefix in FORMATS:
+            format, name = prefix, rest
+        elif request.format:
+            format, name, spent = request.format, word, True
+        else:
+            format, name = _SUFFIXES.get(Path(word).suffix.lower(), DEFAULT_FORMAT), word
+        if name in ("", "-"):
+            raise UsageError(f"-o {word!r} names no file; --format says what standard output gets")
+        check_writable(cwd / name, name)
+        outputs.append(Output(format, name, cwd / name))
+    return (None if spent else shown), tuple(outputs)
+
+
+def _options(request: CheckRequest, *, color: bool, width: int) -> RenderOptions:
+    import time
+
+    return RenderOptions(
+        color=color,
+        width=width,
+        show_suppressed=request.show_suppressed,
+        statistics=request.statistics,
+        quiet=request.quiet,
+        reproducible=request.reproducible,
+        date="" if request.reproducible else time.strftime("%Y-%m-%d"),
+    )
+
+
+def _write(output: Output, report: AuditReport, request: CheckRequest) -> int:
+    options = _options(request, color=False, width=100)
+    try:
+        write_file(output.path, lambda sink: render(output.format, report, sink, options=options))
+    except OSError as error:
+        tell("error", f"cannot write to {output.name!r}: {system_reason(error)}")
+        return 3
+    return 0
+
+
+def _show(shown: str | None, outputs: tuple[Output, ...], report: AuditReport, request: CheckRequest) -> int:
+    if shown is not None:
+        options = _options(request, color=wants_color(request.color, sys.stdout), width=width_of(sys.stdout))
+        return deliver(lambda sink: render(shown, report, sink, options=options))
+    if request.quiet:
+        return 0
+    from esper_audit.reporters.words import summary
+
+    names = ", ".join(output.name for output in outputs)
+    return deliver_text(f"{names}: {summary(report)}\n")
+
+
+# --- the commands that tell about the tool
+
+
+def _catalogue(config: str | None, isolated: bool) -> tuple[Catalogue, CheckRequest]:
+    request = CheckRequest(config=config, isolated=isolated)
+    return Catalogue(settings_for(request, current_folder()).plugins), request
+
+
+def explain(word: str, *, config: str | None = None, isolated: bool = False, color: str = "auto") -> int:
+    """Print the page of a rule, given its code or its name."""
+    return guarded(lambda: _explain(word, config, isolated, color))
+
+
+def _explain(word: str, config: str | None, isolated: bool, color: str) -> int:
+    catalogue, _ = _catalogue(config, isolated)
+    infos = catalogue.infos
+    info = infos.get(spelled(word)) or next((info for info in infos.values() if info.name == word.lower()), None)
+    if info is None:
+        words = [*infos, *(info.name for info in infos.values())]
+        raise UsageError(f"unknown rule {word!r}{nearest(spelled(word), words)}")
+    text = page(info)
+    if not (wants_color(color, sys.stdout) and is_terminal(sys.stdout)):
+        return deliver_text(text)
+
+    def write(sink: TextIO) -> None:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console(file=sink, width=min(width_of(sink), 100)).print(Markdown(text))
+
+    return deliver(write)
+
+
+def page(info: RuleInfo) -> str:
+    """The page of a rule as markdown, under a heading with what the tables say about it."""
+    facts = [f"severity {info.severity.value}", f"category {info.category.value}"]
+    if info.probe:
+        facts.append(f"probe {info.probe}")
+    if info.fixable:
+        facts.append("fixable")
+    return f"# {info.code} {info.name}\n\n{info.summary.rstrip('.')}. ({', '.join(facts)})\n\n{info.page.strip()}\n"
+
+
+def list_rules(format: str = "table", *, config: str | None = None, isolated: bool = False, color: str = "auto") -> int:
+    """Print code, name, severity, fix and probe of every rule."""
+    return guarded(lambda: _list_rules(format, config, isolated, color))
+
+
+def _list_rules(format: str, config: str | None, isolated: bool, color: str) -> int:
+    catalogue, _ = _catalogue(config, isolated)
+    infos = list(catalogue.infos.values())
+    if format == "json":
+        import json
+
+        rows = [
+            {
+                "code": info.code,
+                "name": info.name,
+                "summary": info.summary,
+                "category": info.category.value,
+                "severity": info.severity.value,
+                "fixable": info.fixable,
+                "probe": info.probe,
+            }
+            for info in infos
+        ]
+        return deliver_text(json.dumps(rows, indent=2) + "\n")
+    cells = [
+        (info.code, info.name, info.severity.value, "fix" if info.fixable else "-", info.probe or "-", info.summary)
+        for info in infos
+    ]
+    head = ("code", "name", "severity", "fix", "probe", "summary")
+    if not (wants_color(color, sys.stdout) and is_terminal(sys.stdout)):
+        widths = [max(len(row[column]) for row in (head, *cells)) for column in range(len(head) - 1)]
+        lines = [
+            "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]])
+            for row in (head, *cells)
+        ]
+        return deliver_text("\n".join(lines) + "\n")
+
+    def write(sink: TextIO) -> None:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*head, box=None, header_style="bold", pad_edge=False)
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        Console(file=sink).print(table)
+
+    return deliver(write)
+
+
+def show_config(path: str, *, config: str | None = None, isolated: bool = False) -> int:
+    """Print the settings in force for a path and where each came from."""
+    return guarded(lambda: _show_config(path, config, isolated))
+
+
+def _show_config(path: str, config: str | None, isolated: bool) -> int:
+    from esper_audit.collect import missing
+
+    cwd = current_folder()
+    if path != "-" and not (cwd / path).exists():
+        raise UsageError(missing(path, cwd / path))
+    settings = settings_for(CheckRequest(paths=(path,), config=config, isolated=isolated), cwd)
+    if names_rules(settings):
+        Selection(settings, Catalogue(settings.plugins).names)
+    for note in settings.notes:
+        tell("note", note)
+    rows = [(f"{key} = {value}", origin) for key, value, origin in settings.rows()]
+    width = max(len(text) for text, _ in rows)
+    found = settings.file_name or ("none read (--isolated)" if isolated else "none found")
+    lines = [f"# settings for {path}; configuration file: {found}"]
+    lines += [f"{text:<{width}}  # {origin}" for text, origin in rows]
+    return deliver_text("\n".join(lines) + "\n")

@@ -1,0 +1,454 @@
+"""From paths to a report: the only place that knows the order of the stages.
+
+collect -> "torch" in the bytes? -> audit each file -> one finding per fault -> severities -> suppressions -> thresholds
+-> AuditReport. `prepare` settles what can be wrong with a request before anything is audited; `audit` does the work.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from esper_audit.collect import Collection, Patterns, Target, collect, display_path
+from esper_audit.config import Selectors, Settings, load
+from esper_audit.core.errors import SourceError, UsageError
+from esper_audit.core.findings import Confidence, Finding, Highlight, Severity, fingerprinted
+from esper_audit.core.report import AuditReport, FileReport, RuleInfo
+from esper_audit.selection import Selection, names_rules
+from esper_audit.semantics.source import Source
+
+if TYPE_CHECKING:
+    from esper_audit.audit import FileResult
+
+_SUPPRESSION_MARK = b"esper:"
+COMMANDS = ("check", "explain", "list-rules", "show-config")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """What one `check` asks for. The defaults of the command line live here and nowhere else.
+
+    None stands for "not said": then the configuration decides, and after it the defaults in `config.Settings`.
+    """
+
+    paths: tuple[str, ...] = ()
+    format: str | None = None
+    outputs: tuple[str, ...] = ()
+    select: tuple[str, ...] | None = None
+    extend_select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    fail_on: Severity | None = None
+    min_severity: Severity | None = None
+    min_confidence: Confidence | None = None
+    config: str | None = None
+    isolated: bool = False
+    stdin_filename: str = "<stdin>"
+    force_exclude: bool = False
+    statistics: bool = False
+    show_suppressed: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    color: str = "auto"
+    exit_zero: bool = False
+    reproducible: bool = False
+
+
+class AnyRule(Protocol):
+    """As much of a rule as the engine handles."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name."""
+
+    def info(self) -> RuleInfo:
+        """The rule as reports know it."""
+
+
+class AnyAuditor(Protocol):
+    """Whatever turns one file into a result; `audit.Auditor` outside the tests."""
+
+    def audit_file(self, path: Path, data: bytes | None = None) -> FileResult:
+        """The result for one file; never raises for a bad file."""
+
+
+RuleLoader = Callable[[Sequence[str]], Mapping[str, AnyRule]]
+AuditorMaker = Callable[[Sequence[Any], Callable[[Path], str], Mapping[str, str]], AnyAuditor]
+Progress = Callable[[int, int, str], None]
+
+
+def load_rules(plugins: Sequence[str]) -> Mapping[str, AnyRule]:
+    """The shipped rules and those of the plugins. Costs the import of libcst."""
+    from esper_audit.rulekit.registry import load_rules
+
+    return load_rules(plugins)
+
+
+def make_auditor(rules: Sequence[Any], display: Callable[[Path], str], roles: Mapping[str, str]) -> AnyAuditor:
+    """The real auditor."""
+    from esper_audit.audit import Auditor
+
+    return Auditor(rules, display=display, roles=roles)
+
+
+class Catalogue:
+    """The rules, loaded when somebody needs them: a run over files without torch never does."""
+
+    def __init__(self, plugins: Sequence[str] = (), load: RuleLoader = load_rules) -> None:
+        self._plugins = plugins
+        self._load = load
+        self.loaded = False
+
+    @cached_property
+    def rules(self) -> Mapping[str, AnyRule]:
+        """Code -> rule, the audit's own codes not among them."""
+        self.loaded = True
+        return self._load(self._plugins)
+
+    @cached_property
+    def infos(self) -> Mapping[str, RuleInfo]:
+        """Code -> what is told about a rule, for every code there is."""
+        from esper_audit.suppressions import OWN_RULES
+
+        infos = {code: rule.info() for code, rule in self.rules.items()}
+        infos.update({info.code: info for info in OWN_RULES})
+        return dict(sorted(infos.items()))
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """Code -> name."""
+        from esper_audit.suppressions import OWN_RULES
+
+        names = {code: rule.name for code, rule in self.rules.items()}
+        names.update({info.code: info.name for info in OWN_RULES})
+        return dict(sorted(names.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request made definite: settings in force, files to read, and what to tell about the way there."""
+
+    request: CheckRequest
+    settings: Settings
+    collection: Collection
+    catalogue: Catalogue
+    cwd: Path
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the command line although the rest of the run goes on."""
+        return self.collection.problems
+
+
+def settings_for(request: CheckRequest, cwd: Path) -> Settings:
+    """The settings in force for a request: defaults, configuration, command line."""
+    word = next(iter(request.paths), ".")
+    first = cwd / (request.stdin_filename if word == "-" else word)
+    settings = load(first.absolute(), cwd=cwd, config=request.config, isolated=request.isolated)
+    return settings.with_command_line(
+        Selectors(request.select, request.extend_select, request.ignore),
+        fail_on=request.fail_on,
+        min_severity=request.min_severity,
+        min_confidence=request.min_confidence,
+    )
+
+
+def current_folder() -> Path:
+    """The current folder, or one line when it has been deleted under us."""
+    try:
+        return Path.cwd()
+    except OSError:
+        raise UsageError("the current folder does not exist any more") from None
+
+
+def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
+    """Settle settings, selectors and files. Raises UsageError when nothing can be audited at all."""
+    cwd = current_folder()
+    settings = settings_for(request, cwd)
+    catalogue = Catalogue(settings.plugins, rules)
+    if names_rules(settings):
+        Selection(settings, catalogue.names)  # an unknown code is an error even where no file needs the rules
+    collection = collect(
+        request.paths,
+        cwd=cwd,
+        exclude=Patterns(settings.exclude, settings.root, f"{settings.file_name}: 'exclude'"),
+        force_exclude=request.force_exclude,
+        stdin_filename=request.stdin_filename,
+        commands=COMMANDS,
+    )
+    if collection.problems and len(collection.problems) == len(request.paths):
+        raise UsageError("\n".join(collection.problems))
+    return Plan(request, settings, collection, catalogue, cwd)
+
+
+def run(request: CheckRequest, *, rules: RuleLoader = load_rules, auditor: AuditorMaker = make_auditor) -> AuditReport:
+    """`prepare` and `audit` in one go, for programs that only want the report."""
+    return audit(prepare(request, rules=rules), auditor=auditor)
+
+
+def read_standard_input() -> bytes:
+    """All bytes of standard input; a SourceError when there is none."""
+    if sys.stdin is None:
+        raise SourceError("cannot be read: standard input is closed")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise SourceError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def audit(
+    plan: Plan,
+    *,
+    auditor: AuditorMaker = make_auditor,
+    progress: Progress | None = None,
+    stdin: Callable[[], bytes] = read_standard_input,
+) -> AuditReport:
+    """Audit every file of the plan. A file that is broken, or breaks a rule, is reported and the run goes on."""
+    run = _Run(plan, auditor, stdin)
+    targets = plan.collection.targets
+    for number, target in enumerate(targets):
+        if progress is not None:
+            progress(number, len(targets), target.display)
+        run.look_at(target)
+    return run.report()
+
+
+@dataclass(slots=True)
+class _Result:
+    """One file's share of the report, before anything is decided."""
+
+    report: FileReport
+    findings: Sequence[Finding] = ()
+    highlights: Sequence[Highlight] = ()
+    consulted: Sequence[Path] = ()
+
+
+@dataclass
+class _Run:
+    """The state of one audit."""
+
+    plan: Plan
+    make_auditor: AuditorMaker
+    read_stdin: Callable[[], bytes]
+    results: dict[str, _Result] = field(default_factory=dict)
+    sources: dict[str, Source | None] = field(default_factory=dict)
+    details: list[str] = field(default_factory=list)
+
+    # --- reading files
+
+    @cached_property
+    def selection(self) -> Selection:
+        return Selection(self.plan.settings, self.plan.catalogue.names)
+
+    @cached_property
+    def auditor(self) -> AnyAuditor:
+        rules = [rule for code, rule in self.plan.catalogue.rules.items() if self.selection.enabled(code)]
+        return self.make_auditor(rules, self.display, self.plan.settings.roles)
+
+    def display(self, path: Path) -> str:
+        return display_path(path, self.plan.cwd)
+
+    def look_at(self, target: Target) -> None:
+        """Audit one file, or see that there is nothing in it for us."""
+        try:
+            source = Source(target.path, self.read_stdin()) if target.stdin else Source.read(target.path)
+        except SourceError as error:
+            self.results[target.display] = _unparsable(target, error)
+            return
+        result = self._audited(target, source) if b"torch" in source.data else self._dismissed(target, source)
+        self.results[target.display] = result
+        if result.findings or result.highlights or target.stdin or _SUPPRESSION_MARK in source.data:
+            self.sources[target.display] = source
+
+    def _audited(self, target: Target, source: Source) -> _Result:
+        auditor = self.auditor  # outside the try: a plugin that cannot be loaded is no fault of this file
+        try:
+            result = auditor.audit_file(target.path, source.data)
+        except Exception as error:  # noqa: BLE001 - the auditor guards its rules, this guards the run against it
+            words = str(error).partition("\n")[0]
+            return _Result(
+                FileReport(target.display, "crashed", error=f"the audit failed: {type(error).__name__}: {words}")
+            )
+        report = replace(result.report, path=target.display)
+        return _Result(report, result.findings, result.highlights, result.consulted)
+
+    def _dismissed(self, target: Target, source: Source) -> _Result:
+        """A file that never says torch. Who named it still hears when it is no Python."""
+        if target.explicit:
+            try:
+                source.ast  # noqa: B018 - parsed for its errors
+            except SourceError as error:
+                return _unparsable(target, error)
+        self.details.append(f"{target.display}: skipped, torch does not occur in it")
+        return _Result(FileReport(target.display, "skipped"))
+
+    # --- the report
+
+    def report(self) -> AuditReport:
+        settings = self.plan.settings
+        findings = [
+            replace(finding, severity=self.selection.severity(finding))
+            for finding in self._each_once()
+            if not self.selection.ignored_in(self.plan.cwd / finding.span.path, finding.code)
+        ]
+        findings = fingerprinted(findings, self._line_texts(findings))
+        active, suppressed = self._decided(findings)
+        active = [finding for finding in active if self._shown(finding)]
+        suppressed = [finding for finding in suppressed if self._shown(finding)]
+        highlights = self._highlights()
+        paths = {finding.span.path for finding in (*active, *suppressed)}
+        paths.update(related.span.path for finding in (*active, *suppressed) for related in finding.related)
+        paths.update(highlight.path for highlight in highlights)
+        files = self._files()
+        details = (*self.plan.collection.details, *self.details) if self.plan.request.verbose else ()
+        return AuditReport(
+            files=files,
+            findings=tuple(sorted(active, key=lambda finding: finding.sort_key)),
+            highlights=highlights,
+            suppressed=tuple(sorted(suppressed, key=lambda finding: finding.sort_key)),
+            notes=(*settings.notes, *self.plan.collection.notes, *_nothing_found(files), *details),
+            rules=self._rule_infos(),
+            sources={path: lines for path in sorted(paths) if (lines := self._lines(path))},
+        )
+
+    def _each_once(self) -> Iterable[Finding]:
+        """Every finding once. A file's own audit has the first word on it, then the others in order of their paths."""
+        seen: dict[tuple[str, object], str] = {}
+        exact: set[tuple[object, ...]] = set()
+        results = sorted(self.results.items())
+        for own in (True, False):
+            for path, result in results:
+                for finding in sorted(result.findings, key=lambda finding: finding.sort_key):
+                    if (finding.span.path == path) is not own:
+                        continue
+                    first = seen.setdefault((finding.code, finding.span), path)
+                    words = (finding.code, finding.span, finding.message, finding.symbol)
+                    if first == path and words not in exact:
+                        exact.add(words)
+                        yield finding
+
+    def _decided(self, findings: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+        """What stands and what a comment suppresses; findings about the comments are added to what stands."""
+        paths = {finding.span.path for finding in findings}
+        paths.update(path for path, result in self.results.items() if result.report.status in ("audited", "crashed"))
+        marked = {
+            path: source
+            for path in sorted(paths)
+            if (path not in self.results or path in self.sources) and (source := self._source(path)) is not None
+            if _SUPPRESSION_MARK in source.data
+        }
+        if not marked:
+            return list(findings), []
+        from esper_audit.suppressions import decide, read_comments
+
+        comments = {path: read_comments(source, path) for path, source in marked.items()}
+        outcome = decide(
+            findings,
+            comments,
+            known=self.plan.catalogue.names,
+            judged=self._judged,
+            named=self.results.__contains__,
+            require_reason=self.plan.settings.require_reason,
+        )
+        own = [
+            replace(finding, severity=self.selection.severity(finding))
+            for finding in outcome.own
+            if self.selection.enabled(finding.code)
+            and not self.selection.ignored_in(self.plan.cwd / finding.span.path, finding.code)
+        ]
+        return [*outcome.active, *fingerprinted(own, self._line_texts(own))], list(outcome.suppressed)
+
+    def _judged(self, path: str, code: str) -> bool:
+        """Whether this run would have found `code` in the file, if it were there."""
+        result = self.results[path]
+        if result.report.status != "audited" or not self.selection.enabled(code):
+            return False
+        absolute = self.plan.cwd / path
+        if self.selection.ignored_in(absolute, code):
+            return False
+        if result.report.networks:
+            return True
+        from esper_audit.semantics.project import project_root
+
+        root = project_root(absolute)
+        return any(root == folder or folder in root.parents for folder in self.plan.collection.walked)
+
+    def _shown(self, finding: Finding) -> bool:
+        settings = self.plan.settings
+        return finding.severity.at_least(settings.min_severity) and finding.confidence.at_least(settings.min_confidence)
+
+    def _highlights(self) -> tuple[Highlight, ...]:
+        highlights = {highlight for result in self.results.values() for highlight in result.highlights}
+        return tuple(sorted(highlights, key=lambda highlight: highlight.sort_key))
+
+    def _files(self) -> tuple[FileReport, ...]:
+        files = {path: result.report for path, result in self.results.items()}
+        for path in self.plan.collection.excluded:
+            files.setdefault(path, FileReport(path, "skipped"))
+        for result in self.results.values():
+            for path in map(self.display, result.consulted):
+                files.setdefault(path, FileReport(path, "consulted"))
+        return tuple(report for _, report in sorted(files.items()))
+
+    def _rule_infos(self) -> tuple[RuleInfo, ...]:
+        if not self.plan.catalogue.loaded:
+            return ()
+        return tuple(info for code, info in self.plan.catalogue.infos.items() if self.selection.enabled(code))
+
+    def _source(self, path: str) -> Source | None:
+        """The source of any file the report speaks of."""
+        if path not in self.sources:
+            try:
+                self.sources[path] = Source.read(self.plan.cwd / path)
+            except SourceError:
+                self.sources[path] = None
+        return self.sources[path]
+
+    def _lines(self, path: str) -> tuple[str, ...]:
+        source = self._source(path)
+        try:
+            return source.lines if source is not None else ()
+        except SourceError:
+            return ()
+
+    def _line_texts(self, findings: Iterable[Finding]) -> dict[tuple[str, int], str]:
+        texts = {}
+        for finding in findings:
+            lines = self._lines(finding.span.path)
+            if 0 < finding.span.line <= len(lines):
+                texts[finding.span.path, finding.span.line] = lines[finding.span.line - 1]
+        return texts
+
+
+def _unparsable(target: Target, error: SourceError) -> _Result:
+    return _Result(FileReport(target.display, "unparsable", error=str(error), error_line=error.line))
+
+
+def _nothing_found(files: Sequence[FileReport]) -> tuple[str, ...]:
+    """A word for those who would take "no findings" for praise when there was no network to look at."""
+    looked_at = [file for file in files if file.status != "consulted"]
+    if not looked_at or any(file.networks or file.error for file in looked_at):
+        return ()
+    if len(looked_at) == 1:
+        return (f"{looked_at[0].path} defines no PyTorch network",)
+    return (f"none of the {len(looked_at)} files defines a PyTorch network",)
+
+
+def exit_code(report: AuditReport, plan: Plan) -> int:
+    """0 nothing to fail on, 1 findings, 2 wrong use, 3 the audit itself failed.
+
+    A file that does not parse fails the audit when it was named itself; one that a folder brought along does not, since
+    trees hold templates and Python 2 leftovers that are nobody's network.
+    """
+    if plan.problems:
+        return 2
+    named = {target.display for target in plan.collection.targets if target.explicit}
+    for file in report.files:
+        if file.status == "crashed" or (file.status == "unparsable" and file.path in named):
+            return 3
+    if plan.request.exit_zero:
+        return 0
+    return int(any(finding.severity.at_least(plan.settings.fail_on) for finding in report.active))

@@ -1,0 +1,60 @@
+"""All that a rule imports: the base class, hits and praise, and the facts about networks.
+
+A rule file begins with `from esper_audit.rulekit import ...` and needs nothing else of the engine.
+"""
+
+from esper_audit.core.findings import Category, Confidence, Severity
+from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
+from esper_audit.semantics.dead_code import dead_attributes, dead_regions
+from esper_audit.semantics.flow import Event, Frame
+from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
+from esper_audit.semantics.masking import MaskStep, masked_logits
+from esper_audit.semantics.model import ClassModel, Function, ModuleModel
+from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.tree import descendants, dotted, find, literal_number
+from esper_audit.semantics.values import MaskMark, Val
+
+__all__ = [
+    "ACT",
+    "EVALUATE",
+    "FORWARD",
+    "HOT_ROLES",
+    "INITIAL_STATE",
+    "OTHER",
+    "VALUE_METHOD",
+    "Case",
+    "Category",
+    "ClassModel",
+    "Confidence",
+    "Event",
+    "ForgetBiasWrite",
+    "Frame",
+    "FreshState",
+    "Function",
+    "Head",
+    "Hit",
+    "MaskMark",
+    "MaskStep",
+    "ModuleModel",
+    "NetworkClass",
+    "Note",
+    "Praise",
+    "Rule",
+    "Severity",
+    "Val",
+    "buffer_fields",
+    "dead_attributes",
+    "dead_regions",
+    "descendants",
+    "dotted",
+    "find",
+    "forget_bias_writes",
+    "fresh_hidden_states",
+    "gradient_free_block",
+    "leaves",
+    "literal_number",
+    "masked_logits",
+    "tensor_role",
+]

@@ -1,0 +1,130 @@
+"""Where fresh hidden states come from, and what their factories left open."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import libcst as cst
+
+from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.network import HOT_ROLES, NetworkClass
+from esper_audit.semantics.roles import INITIAL_STATE, tensor_role
+from esper_audit.semantics.values import Made, Val
+
+
+@dataclass(frozen=True, slots=True)
+class FreshState:
+    """A factory call whose tensor becomes a hidden state; `use` says how that is known."""
+
+    made: Made
+    use: str
+    symbol: str
+
+
+def fresh_hidden_states(net: NetworkClass, aspect: str) -> Iterator[FreshState]:
+    """Factories of hidden states whose `aspect` ("dtype" or "device") nothing ever fixes.
+
+    A state counts when an initial-state method returns it, when a recurrent layer is called with it, or when it is
+    kept on a recurrent network under a name of a hidden state. A cast by a caller in the project settles it, too.
+    """
+    if not net.mentions(b"LSTM", b"GRU", b"RNN") and not any(True for _ in net.with_role(INITIAL_STATE)):
+        return
+    seen: set[cst.CSTNode] = set()
+    settled = _settled_by_callers(net, aspect)
+    if any(net.project.mentions(path, *_GLOBAL_DEFAULTS[aspect]) for path in net.caller_files):
+        return
+    for value, use, symbol in _states(net):
+        for part in value.flat():
+            # Where one branch moves the state and another does not, somebody has thought of it.
+            moved = {made.node for made in part.made if getattr(made, aspect)}
+            for made in sorted(part.made, key=lambda made: made.function):
+                if made.node in moved or made.node in seen or made.node in settled:
+                    continue
+                seen.add(made.node)
+                yield FreshState(made, use, symbol)
+
+
+_GLOBAL_DEFAULTS = {
+    "dtype": (b"set_default_dtype", b"set_default_tensor_type"),
+    "device": (b"set_default_device", b"set_default_tensor_type"),
+}
+
+
+def _states(net: NetworkClass) -> Iterator[tuple[Val, str, str]]:
+    for frame in net.frames(INITIAL_STATE):
+        yield frame.result, f"what `{frame.function.name}` returns", frame.function.qualified
+    for frame in (*net.frames(*HOT_ROLES), *net.all_frames):
+        for event, _ in frame.walk():
+            if event.kind == "call" and event.callee == "layer" and event.name in facts.RECURRENT | facts.CELLS:
+                state = event.args[1] if len(event.args) > 1 else event.kwargs.get("hx")
+                if state is not None:
+                    yield state, "the state it is called with", event.function.qualified
+    if net.recurrent:
+        for event in net.stores:
+            if tensor_role(event.name) == "hidden":
+                yield event.value, f"`self.{event.name}`", event.function.qualified
+
+
+def _settled_by_callers(net: NetworkClass, aspect: str) -> frozenset[cst.CSTNode]:
+    """Factories whose result a caller in the project casts or moves.
+
+    Callers that are known to hold this network are followed exactly. Others may reach it through builders and wrappers,
+    so a file that calls a method of the same name and moves what it got settles the question, too.
+    """
+    settled: set[cst.CSTNode] = set()
+    makers = {function.name: frame for function, frame in zip(net.with_role(INITIAL_STATE), net.frames(INITIAL_STATE))}
+    if not makers:
+        return frozenset()
+    for caller in net.callers(*makers):
+        for event in caller.frame.events:
+            if event.kind == "call" and event.name in _MOVES:
+                after = {made.node: made for made in event.value.made}
+                settled |= {m.node for m in event.target.made if m.node in after and getattr(after[m.node], aspect)}
+    for name, frame in makers.items():
+        if any(_moves_result(net, path, name, aspect) for path in net.project.files_naming(name) or ()):
+            settled |= {made.node for value in frame.result.flat() for made in value.made}
+    return frozenset(settled)
+
+
+_CASTS = frozenset({"type", "type_as", "half", "double", "bfloat16", "float"})
+_MOVES = frozenset({".to", ".cuda", *(f".{name}" for name in _CASTS)})
+
+
+def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bool:
+    """Whether a file stores `x.method(...)` under a name and moves what that name holds, alone or in a loop over it."""
+    if net.project.index(path) is None:
+        return False
+    tree = net.project.source(path).ast
+    holders: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(_calls(child, method) for child in ast.walk(node.value)):
+            holders |= {ast.unparse(target) for target in node.targets}
+    if not holders:
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ListComp, ast.GeneratorExp)) and isinstance(node.generators[0].target, ast.Name):
+            if ast.unparse(node.generators[0].iter) in holders:
+                holders.add(node.generators[0].target.id)
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and _settles(node, aspect)
+        and ast.unparse(node.func.value) in holders
+        for node in ast.walk(tree)
+    )
+
+
+def _calls(node: ast.AST, method: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+
+
+def _settles(node: ast.Call, aspect: str) -> bool:
+    """Whether a `.to(...)`, `.cuda()` or cast settles the dtype or the device."""
+    assert isinstance(node.func, ast.Attribute)
+    words = " ".join(ast.unparse(argument) for argument in (*node.args, *(keyword.value for keyword in node.keywords)))
+    if node.func.attr == "to":
+        return "dtype" in words or "float" in words if aspect == "dtype" else True
+    return node.func.attr == "cuda" if aspect == "device" else node.func.attr in _CASTS

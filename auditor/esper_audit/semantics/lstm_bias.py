@@ -1,0 +1,119 @@
+"""Where an initialisation writes the forget gate's slice of an LSTM's bias, and to which of the two bias vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from esper_audit.semantics.model import ModuleModel
+from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.tree import Walk, descendants, dotted, find, literal_number
+
+Parents = dict[cst.CSTNode, cst.CSTNode]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetBiasWrite:
+    """A write to the forget slice. `bias` is both, ih, hh, or empty where it is unknown; `value` is None when unknown."""
+
+    node: cst.CSTNode
+    bias: str
+    value: float | None
+    symbol: str
+
+
+def forget_bias_writes(net: NetworkClass, module: ModuleModel) -> Iterator[ForgetBiasWrite]:
+    """The writes in the class itself and in the functions of its file that it names."""
+    used = {node.value for node in descendants(net.model.node) if isinstance(node, cst.Name)}
+    helpers = [module.functions[name] for name in module.index.functions if name in used and name in module.functions]
+    for scope in (*net.model.own_methods.values(), *helpers):
+        yield from _writes_in(module, scope.node, scope.qualified)
+
+
+def _writes_in(module: ModuleModel, scope: cst.FunctionDef, symbol: str) -> Iterator[ForgetBiasWrite]:
+    parents = Walk([scope]).parents
+    for call in find(scope, cst.Call):
+        subject, value = _filled(call)
+        if isinstance(subject, cst.Subscript) and _is_forget_slice(module, parents, subject):
+            yield ForgetBiasWrite(call, _which_bias(module, parents, subject), value, symbol)
+    for assign in find(scope, cst.Assign):
+        target = assign.targets[0].target
+        if isinstance(target, cst.Subscript) and _is_forget_slice(module, parents, target):
+            yield ForgetBiasWrite(assign, _which_bias(module, parents, target), _number(assign.value), symbol)
+
+
+def _filled(call: cst.Call) -> tuple[cst.BaseExpression | None, float | None]:
+    """What a call fills and with what: `x.fill_(v)`, `init.constant_(x, v)`, `init.ones_(x)`."""
+    if not isinstance(call.func, (cst.Attribute, cst.Name)):
+        return None, None
+    last = call.func.attr.value if isinstance(call.func, cst.Attribute) else call.func.value
+    values = [arg.value for arg in call.args]
+    if last == "fill_" and isinstance(call.func, cst.Attribute) and values:
+        return call.func.value, _number(values[0])
+    if last == "constant_" and len(values) == 2:
+        return values[0], _number(values[1])
+    if last == "ones_" and values:
+        return values[0], 1.0
+    return None, None
+
+
+def _number(node: cst.BaseExpression) -> float | None:
+    return float(literal_number(node)) if isinstance(node, (cst.Integer, cst.Float)) else None
+
+
+def _is_forget_slice(module: ModuleModel, parents: Parents, node: cst.Subscript) -> bool:
+    """`[n // 4 : n // 2]`, `[h : 2 * h]` and their spellings: the second of the four gates."""
+    if len(node.slice) != 1 or not isinstance(node.slice[0].slice, cst.Slice):
+        return False
+    piece = node.slice[0].slice
+    if piece.lower is None or piece.upper is None:
+        return False
+    low, high = _resolved(module, parents, piece.lower), _resolved(module, parents, piece.upper)
+    if low.endswith("//4") and high == low[:-1] + "2":
+        return True
+    return high in (f"2*{low}", f"{low}*2")
+
+
+def _resolved(module: ModuleModel, parents: Parents, node: cst.BaseExpression) -> str:
+    """The expression's text without spaces; a local name is replaced by what it was assigned in the same function."""
+    if isinstance(node, cst.Name):
+        scope = _enclosing(parents, node, cst.FunctionDef)
+        for assign in find(scope, cst.Assign) if scope is not None else ():
+            target = assign.targets[0].target
+            if isinstance(target, cst.Name) and target.value == node.value and isinstance(assign.value, cst.BinaryOperation):
+                return _text(module, assign.value)
+            if isinstance(target, cst.Tuple) and isinstance(assign.value, cst.Tuple):
+                for left, right in zip(target.elements, assign.value.elements):
+                    if isinstance(left.value, cst.Name) and left.value.value == node.value and isinstance(right.value, cst.BinaryOperation):
+                        return _text(module, right.value)
+    return _text(module, node)
+
+
+def _text(module: ModuleModel, node: cst.CSTNode) -> str:
+    return re.sub(r"\s|[()]", "", module.code(node))
+
+
+def _enclosing(parents: Parents, node: cst.CSTNode, kind: type[cst.CSTNode]) -> cst.CSTNode | None:
+    parent = parents.get(node)
+    while parent is not None and not isinstance(parent, kind):
+        parent = parents.get(parent)
+    return parent
+
+
+def _which_bias(module: ModuleModel, parents: Parents, subject: cst.Subscript) -> str:
+    """Which of the two vectors a write reaches, by its own text and the tests around it."""
+    text = module.code(subject.value)
+    for bias in ("ih", "hh"):
+        if f"bias_{bias}" in text:
+            return bias
+    loop = _enclosing(parents, subject, cst.For)
+    if loop is None:
+        return ""
+    # All loops around the write count: the filter may stand in the header of an outer or inner one.
+    words = {node.value.strip("\"'") for node in descendants(loop) if isinstance(node, cst.SimpleString)}
+    if any("ih" in word or "hh" in word for word in words if word.startswith(("bias", "_ih", "_hh", "ih", "hh"))):
+        return ""
+    return "both" if any(word.strip("_.").startswith("bias") for word in words) else ""

@@ -1,0 +1,519 @@
+"""A network class as an auditor sees it: its parts, the roles of its methods, and who in the project builds, compiles,
+calls, stores or tests it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import libcst as cst
+
+from esper_audit.semantics import roles as role_names
+from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.flow import ClassFlow, Event, Frame, Interpreter
+from esper_audit.semantics.model import ClassModel, Function, ModuleModel
+from esper_audit.semantics.tree import dotted, find
+from esper_audit.semantics.values import Val
+
+ALL_ROLES = (*role_names.METHOD_ROLES, role_names.OTHER)
+HOT_ROLES = (role_names.FORWARD, role_names.ACT, role_names.EVALUATE, role_names.VALUE_METHOD)
+_VALUE_HEAD = re.compile(r"value|critic|baseline|(^|_)vf?($|_)|v_head|q_?net|(^|_)q[12f]?($|_)")
+_POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
+_HALF_WORDS = (b"float16", b"half", b"autocast", b"GradScaler")
+# Events that cannot occur where none of these texts does.
+_NEEDS = {"mask": (b"mask", b"avail", b"legal", b"valid"), "dist": (b"distributions",)}
+_COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b")
+MAX_CALLERS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An output head: attribute name, `policy` or `value`, and the size of its last layer as written."""
+
+    name: str
+    role: str
+    size: str
+
+    @property
+    def stem(self) -> str:
+        """The head's name without `_head` and the like: what buffers and masks call it."""
+        return re.sub(r"_?(action_)?(head|logits|net|layer|policy|actor)s?$", "", self.name) or self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A run of project code outside the network that builds or receives it."""
+
+    module: ModuleModel
+    frame: Frame
+
+
+class NetworkClass:
+    """One network class of the audited project."""
+
+    def __init__(self, model: ClassModel, interpreter: Interpreter) -> None:
+        self.model = model
+        self.interpreter = interpreter
+        self.project = interpreter.models.project
+        self.flow: ClassFlow = interpreter.flow(model)
+        self.dead: dict[str, Event] | None = None  # see dead_code
+        self._by_kind: dict[tuple[str, ...], dict[str, list[tuple[tuple[int, int], Frame, Event, tuple[Event, ...]]]]] = {}
+        self.flow.build()
+
+    @property
+    def name(self) -> str:
+        """The class name."""
+        return self.model.name
+
+    @property
+    def simple_name(self) -> str:
+        """The class name without the classes it is nested in."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def module(self) -> ModuleModel:
+        """The file the class is defined in."""
+        return self.model.module
+
+    @cached_property
+    def _mentioned(self) -> dict[tuple[bytes, ...], bool]:
+        return {}
+
+    def mentions(self, *texts: bytes) -> bool:
+        """Whether one of the texts occurs where the network's code can be: its file and what the imports lead to.
+
+        Cheap, and asked before anything is run: without `inference_mode` in the bytes, no tensor is born there.
+        """
+        if texts not in self._mentioned:
+            files = dict.fromkeys(model.module.path for model in self.model.lineage)
+            self._mentioned[texts] = any(self.project.mentions(path, *texts) for path in files)
+        return self._mentioned[texts]
+
+    @property
+    def speaks_of_masks(self) -> bool:
+        """Whether anything there is called like an action mask."""
+        return self.mentions(*_NEEDS["mask"])
+
+    # --- methods -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """Method name to role, inherited methods of the project included."""
+        return {name: self.interpreter.role(name) for name in self.model.methods if not name.startswith("__") or name == "__call__"}
+
+    def with_role(self, *wanted: str) -> Iterator[Function]:
+        """The methods that play one of the given roles."""
+        for name, role in self.roles.items():
+            if role in wanted:
+                yield self.model.methods[name]
+
+    def frames(self, *wanted: str) -> Iterator[Frame]:
+        """The abstract runs of the methods that play one of the given roles, own methods first."""
+        for function in self.with_role(*wanted):
+            frame = self.flow.frame(function.name)
+            if frame is not None:
+                yield frame
+
+    @cached_property
+    def all_frames(self) -> tuple[Frame, ...]:
+        """The runs of all methods that the class itself defines, the constructor included."""
+        found = [self.flow.init_frame] if self.flow.init_frame else []
+        for name in self.model.own_methods:
+            if name != "__init__":
+                frame = self.flow.frame(name)
+                if frame is not None:
+                    found.append(frame)
+        return tuple(found)
+
+    @cached_property
+    def stores(self) -> tuple[Event, ...]:
+        """All assignments to attributes of self, wherever the class's methods make them, each statement once."""
+        found: dict[tuple[cst.CSTNode, str], Event] = {}
+        for frame in self.all_frames:
+            for event, _ in frame.walk():
+                if event.kind == "store" and event.target.ref is self.flow:
+                    found.setdefault((event.node, event.name), event)
+        return tuple(found.values())
+
+    def events(self, *kinds: str) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
+        """Events of the given kinds that any method reaches: some networks dispatch by name to methods of any name."""
+        yield from self._events(ALL_ROLES, kinds)
+
+    def hot_events(self, *kinds: str) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
+        """Events of the given kinds that forward, act, evaluate and value methods reach."""
+        yield from self._events(HOT_ROLES, kinds)
+
+    def _events(self, wanted: tuple[str, ...], kinds: tuple[str, ...]) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
+        kinds = tuple(kind for kind in kinds if kind not in _NEEDS or self.mentions(*_NEEDS[kind]))
+        if not kinds:
+            return
+        if wanted not in self._by_kind:
+            # Most rules ask for a few kinds each; one walk serves them all.
+            buckets = self._by_kind[wanted] = {}
+            for number, frame in enumerate(self.frames(*wanted)):
+                for order, (event, stack) in enumerate(frame.walk()):
+                    buckets.setdefault(event.kind, []).append(((number, order), frame, event, stack))
+        buckets = self._by_kind[wanted]
+        found = [entry for kind in kinds for entry in buckets.get(kind, ())]
+        if len(kinds) > 1:
+            found.sort(key=lambda entry: entry[0])
+        for _, frame, event, stack in found:
+            yield frame, event, stack
+
+    def in_network(self, event: Event, stack: tuple[Event, ...]) -> Event:
+        """The innermost call in the class's own methods that led to an event: where its cure can begin."""
+        innermost = event
+        for call in (*stack, event):
+            if call.function.owner not in self.model.lineage:
+                break
+            innermost = call
+        return innermost
+
+    # --- parts -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def layers(self) -> dict[str, Val]:
+        """Attributes that hold torch layers."""
+        return {name: value for name, value in self.flow.attributes.items() if value.kind == "layer" and isinstance(value.ref, tuple)}
+
+    @cached_property
+    def recurrent(self) -> dict[str, str]:
+        """Recurrent attributes and the layer class each holds; parts that are recurrent networks of the project count."""
+        return _recurrent_parts(self.flow, self.interpreter, depth=0)
+
+    def size_of(self, layer: Val) -> str:
+        """The output size of a layer's last Linear, as written in the source."""
+        node = layer.ref[1] if isinstance(layer.ref, tuple) else None
+        if layer.items:
+            for value in reversed(layer.elements()):
+                if value.kind == "layer" and (size := self.size_of(value)):
+                    return size
+            return ""
+        if not isinstance(node, cst.Call) or not str(layer.ref[0]).endswith(("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")):
+            return ""
+        positional = [arg for arg in node.args if arg.keyword is None and not arg.star]
+        for arg in node.args:
+            if arg.keyword is not None and arg.keyword.value in ("out_features", "hidden_size"):
+                return self.module.code(arg.value)
+        return self.module.code(positional[1].value) if len(positional) > 1 else ""
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """Output heads, in the order they are built."""
+        found = []
+        for name, layer in self.layers.items():
+            size = self.size_of(layer)
+            if name in self.recurrent or not size:
+                continue
+            if _VALUE_HEAD.search(name) or size == "1":
+                found.append(Head(name, "value", size))
+            elif name.endswith(("_head", "_heads")) or _POLICY_HEAD.search(name):
+                found.append(Head(name, "policy", size))
+        return tuple(found)
+
+    @property
+    def policy_heads(self) -> tuple[Head, ...]:
+        """Heads that give logits."""
+        return tuple(head for head in self.heads if head.role == "policy")
+
+    @cached_property
+    def is_policy(self) -> bool:
+        """Whether the class acts: a distribution, an act or evaluate method next to heads, or actor and critic parts."""
+        names = set(self.roles.values())
+        if role_names.EVALUATE in names and role_names.ACT in names:
+            return True
+        if self.policy_heads and (role_names.ACT in names or any(head.role == "value" for head in self.heads)):
+            return True
+        return any(True for _ in self.hot_events("dist"))
+
+    @cached_property
+    def kind(self) -> str:
+        """What the network is, in the field's words."""
+        prefix = "recurrent " if self.recurrent else ""
+        policies = self.policy_heads
+        if len(policies) > 1:
+            prefix += "factored "
+        has_value = any(head.role == "value" for head in self.heads)
+        if self.is_policy:
+            return prefix + ("actor-critic" if has_value else "policy")
+        return prefix + ("value network" if has_value and not policies else "module")
+
+    @cached_property
+    def masks(self) -> tuple[str, ...]:
+        """Parameters of hot methods that are action masks by what happens to them, else by their names."""
+        found: dict[str, None] = {}
+        for _, event, _stack in self.hot_events("mask"):
+            for origin in sorted(event.other.origins):
+                if "/" not in origin:
+                    found[origin] = None
+        for function in self.with_role(*HOT_ROLES):
+            for param in function.params:
+                if role_names.tensor_role(param.name) == "mask" and param.name != "masks":
+                    found[param.name] = None
+        order = [p.name for f in self.with_role(*HOT_ROLES) for p in f.params]
+        return tuple(sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name)))
+
+    # --- the project around it -----------------------------------------------------------------------------------
+
+    @cached_property
+    def naming_files(self) -> tuple[Path, ...] | None:
+        """Project files whose bytes name the class, its own file included; None when the project is too large."""
+        return self.project.files_naming(self.simple_name)
+
+    @cached_property
+    def caller_files(self) -> tuple[Path, ...]:
+        """Non-test files that import or define the class; its own file included."""
+        own = self.module.path
+        found = [own]
+        for path in self.naming_files or ():
+            if path == own or self.project.is_test_code(path):
+                continue
+            symbol = self.project.lookup(path, self.simple_name)
+            if symbol.path == own and symbol.name in (self.name, self.simple_name) or symbol.path is None and own in self.project.reach(path):
+                found.append(path)
+        return tuple(found[:MAX_CALLERS])
+
+    def callers(self, *words: str) -> Iterator[Caller]:
+        """Abstract runs of project code that names the class, in files that also hold one of the words.
+
+        The bodies of the class itself are left out: only code that builds, receives or trains the network counts.
+        """
+        for path in self.caller_files:
+            if not words or any(word.encode() in self.project.words(path) for word in words):
+                yield from self._callers_in(path, None)
+
+    def compilers(self) -> Iterator[Caller]:
+        """The callers in files that compile something; of these, the classes and functions that do."""
+        for path in self.caller_files:
+            if _COMPILES.search(self.project.source(path).data):
+                yield from self._callers_in(path, _COMPILES)
+
+    @cached_property
+    def compiles_itself(self) -> bool:
+        """Whether a file of the class or its project ancestors speaks of compilation."""
+        return any(_COMPILES.search(model.module.source.data) for model in self.model.lineage)
+
+    @cached_property
+    def is_compiled(self) -> bool:
+        """Whether the network's file or a caller speaks of compilation."""
+        return any(_COMPILES.search(self.project.source(path).data) for path in self.caller_files)
+
+    def _callers_in(self, path: Path, wanted: re.Pattern[bytes] | None) -> Iterator[Caller]:
+        """The runs of one file; with `wanted`, only of the classes and functions whose text it matches."""
+        module = self.interpreter.models.module(path)
+        if module is None:
+            return
+        self.project.consulted.add(path)
+        index = module.index
+        for name, entry in index.classes.items():
+            if self.project.is_network(path, name) or not _matches(module, entry.node, wanted):
+                continue
+            model = module.classes.get(name)
+            if model is None:
+                continue
+            flow = self.interpreter.flow(model)
+            flow.build()
+            if flow.init_frame is not None:
+                yield Caller(module, flow.init_frame)
+            if any(_holds_network(value, self) for value in flow.attributes.values()):
+                for method in model.own_methods:
+                    if method != "__init__" and (frame := flow.frame(method)) is not None:
+                        yield Caller(module, frame)
+        for name, definition in index.functions.items():
+            if _matches(module, definition, wanted) and (function := module.functions.get(name)) is not None:
+                yield Caller(module, self.interpreter.function_frame(function))
+        if any(_matches(module, node, wanted) for node in index.tree.body if not isinstance(node, _DEFINITIONS)):
+            yield Caller(module, self.interpreter.module_frame(module))
+
+    def calls_by_name(self, method: str) -> Iterator[tuple[ModuleModel, cst.Call]]:
+        """Calls `x.method(...)` in the project outside the network's own files and tests, on whatever x is.
+
+        Nothing where a class that is no network defines a method of that name, too: then x may be one of those.
+        """
+        own = {model.module.path for model in self.model.lineage}
+        found: list[tuple[Path, int]] = []
+        for path in self.project.files_naming(method) or ():
+            index = self.project.index(path)
+            if index is None or self.project.is_test_code(path):
+                continue
+            for name, entry in index.classes.items():
+                defines = any(isinstance(node, _FUNCTIONS) and node.name == method for node in entry.node.body)
+                if defines and not self.project.is_network(path, name):
+                    return
+            if path not in own:
+                found += [
+                    (path, node.lineno)
+                    for node in ast.walk(index.tree)
+                    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+                ]
+        for path, line in found:
+            module = self.interpreter.models.module(path)
+            piece = module.piece_at(line) if module is not None else None
+            for call in find(piece.tree, cst.Call) if piece is not None else ():
+                if module is not None and isinstance(call.func, cst.Attribute) and call.func.attr.value == method:
+                    yield module, call
+                    break
+
+    def builds(self, value: Val) -> bool:
+        """Whether a value is an instance of this class."""
+        if value.kind != "instance":
+            return False
+        if isinstance(value.ref, ClassFlow):
+            return value.ref.model is self.model
+        return getattr(value.ref, "path", None) == self.module.path and getattr(value.ref, "name", None) == self.name
+
+    @cached_property
+    def half_precision(self) -> bool:
+        """Whether the network's file or a caller speaks of float16 or autocast."""
+        return any(word in self.project.words(path) for path in self.caller_files for word in _HALF_WORDS)
+
+    @cached_property
+    def testing_files(self) -> tuple[Path, ...] | None:
+        """Test files that name the class or its module; None when the project cannot be looked through."""
+        files = self.project.python_files
+        if files is None:
+            return None
+        stem = self.module.path.stem
+        found = []
+        for path in files:
+            if not self.project.is_test_file(path):
+                continue
+            words = self.project.words(path)
+            if self.simple_name.encode() in words or (stem.encode() in words and self._imports_module(path)):
+                found.append(path)
+        return tuple(found)
+
+    def _imports_module(self, path: Path) -> bool:
+        data = self.project.source(path).data
+        if self.module.path.name.encode() in data:
+            return True
+        index = self.project.index(path)
+        if index is None:
+            return False
+        return any(target.endswith("." + self.module.path.stem) or target == self.module.path.stem for target in index.imports.values())
+
+    def reached_by_tests(self) -> bool:
+        """Whether a test names code that names the class: tests of the trainer exercise its network, too."""
+        tests = [path for path in self.project.python_files or () if self.project.is_test_file(path)]
+        for caller in self.caller_files:
+            index = self.project.index(caller)
+            if index is None:
+                continue
+            names = {caller.stem, *index.classes, *index.functions} - {"main", "__init__"}
+            if any(name.encode() in self.project.words(test) for test in tests for name in names):
+                return True
+        return False
+
+    def reads_attribute(self, name: str) -> bool | None:
+        """Whether any project code reads `.name`, or names it in a string; None when the project is too large."""
+        files = self.project.files_naming(name)
+        if files is None:
+            return None
+        for path in {*files, self.module.path}:
+            index = self.project.index(path)
+            if index is None:
+                return True
+            for node in ast.walk(self.project.source(path).ast):
+                if isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load):
+                    return True
+                if isinstance(node, ast.Constant) and node.value == name:
+                    return True
+        return False
+
+    def foreign_bases(self) -> tuple[str, ...]:
+        """External ancestors other than torch's own modules: code there may read what this class sets."""
+        found = []
+        for model in self.model.lineage:
+            for base in model.base_names:
+                symbol = model.module.lookup(base)
+                if symbol.path is None and not symbol.name.startswith(("torch.nn.", "abc.", "typing.")) and symbol.name != "object":
+                    found.append(symbol.name)
+        return tuple(found)
+
+    def buffer_classes(self) -> Iterator[ClassModel]:
+        """Rollout storages that the network's callers import or define."""
+        seen: set[tuple[Path, str]] = set()
+        for path in self.caller_files:
+            index = self.project.index(path)
+            if index is None:
+                continue
+            for name in sorted({*index.classes, *index.imports}):
+                if not re.search(r"Buffer|Storage|Rollout|Memory", name):
+                    continue
+                symbol = self.project.lookup(path, name)
+                if symbol.path is None or (symbol.path, symbol.name) in seen:
+                    continue
+                seen.add((symbol.path, symbol.name))
+                model = self.interpreter.models.find_class(symbol)
+                if model is not None:
+                    self.project.consulted.add(symbol.path)
+                    yield model
+
+
+def _recurrent_parts(flow: ClassFlow, interpreter: Interpreter, depth: int) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in flow.attributes.items():
+        if value.kind == "layer" and isinstance(value.ref, tuple) and value.ref[0] in facts.RECURRENT | facts.CELLS:
+            found[name] = value.ref[0]
+        elif value.kind == "instance" and "network" in value.tags and value.ref is not None and depth < 2:
+            model = interpreter.models.find_class(value.ref)
+            if model is not None and model is not flow.model:
+                part = interpreter.flow(model)
+                part.build()
+                inner = _recurrent_parts(part, interpreter, depth + 1)
+                if inner:
+                    found[name] = next(iter(inner.values()))
+    return found
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Import, ast.ImportFrom)
+
+
+def _matches(module: ModuleModel, node: ast.stmt, wanted: re.Pattern[bytes] | None) -> bool:
+    if wanted is None:
+        return True
+    lines = module.source.data_lines[node.lineno - 1 : node.end_lineno]
+    return any(wanted.search(line) for line in lines)
+
+
+def _holds_network(value: Val, net: NetworkClass) -> bool:
+    return net.builds(value) or any(net.builds(item) for item in value.flat())
+
+
+def leaves(value: Val, *wanted: str) -> list[Val]:
+    """The tensors inside a returned value that play one of the roles."""
+    return [leaf for leaf in value.flat() if leaf.is_tensorish and leaf.roles & set(wanted)]
+
+
+def gradient_free_block(function: Function) -> cst.CSTNode | None:
+    """The decorator or `with` statement that switches gradients off in a method."""
+    for decorator, name in zip(function.node.decorators, function.decorators):
+        if name in facts.NO_GRAD:
+            return decorator
+    for statement in find(function.node, cst.With):
+        for item in statement.items:
+            called = item.item.func if isinstance(item.item, cst.Call) else item.item
+            if function.module.qualify(dotted(called)) in facts.NO_GRAD:
+                return statement
+    return None
+
+
+def buffer_fields(model: ClassModel) -> dict[str, cst.CSTNode]:
+    """The fields a storage holds: annotated class fields and attributes set on self, with their nodes."""
+    fields: dict[str, cst.CSTNode] = dict(model.annotated_fields)
+    for method in model.own_methods.values():
+        stack: list[cst.CSTNode] = [method.node]
+        while stack:
+            node = stack.pop()
+            if isinstance(node, (cst.AssignTarget, cst.AnnAssign)):
+                target = node.target
+                if isinstance(target, cst.Attribute) and isinstance(target.value, cst.Name) and target.value.value == "self":
+                    fields.setdefault(target.attr.value, target)
+            stack.extend(node.children)
+    return fields

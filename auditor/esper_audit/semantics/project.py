@@ -1,0 +1,571 @@
+"""The files around the audited one, read lazily with the standard `ast`: what they define, import and re-export.
+
+The project is the tree under the nearest `pyproject.toml`, `setup.cfg`, `setup.py` or `.git`, else the file's folder.
+Forward look-ups follow imports; reverse look-ups read only files whose bytes hold the wanted name. On a tree that is
+too large to look through, the answer is None: unknown.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from esper_audit.core.errors import SourceError
+from esper_audit.semantics.source import Source
+
+_MARKERS = ("pyproject.toml", "setup.cfg", "setup.py", ".git")
+_SKIPPED_FOLDERS = frozenset(
+    "__pycache__ node_modules site-packages venv env build dist .git .hg .tox .nox .venv .mypy_cache .ruff_cache .pytest_cache".split()
+)
+MAX_FILES = 5000
+MAX_BYTES = 64_000_000
+MAX_REACH = 60
+
+
+def project_root(path: Path) -> Path:
+    """The nearest folder above `path` that bears a project marker, else the folder of the file."""
+    start = path if path.is_dir() else path.parent
+    for folder in (start, *start.parents):
+        if any((folder / marker).exists() for marker in _MARKERS):
+            return folder
+    return start
+
+
+@dataclass(slots=True)
+class ClassIndex:
+    """What the cheap tree says about a class."""
+
+    name: str
+    line: int
+    bases: tuple[str, ...]
+    node: ast.ClassDef
+
+
+@dataclass
+class FileIndex:
+    """The names a file defines at module level and what it imports, without a concrete tree."""
+
+    path: Path
+    tree: ast.Module
+    imports: dict[str, str] = field(default_factory=dict)
+    stars: list[str] = field(default_factory=list)
+    classes: dict[str, ClassIndex] = field(default_factory=dict)
+    functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = field(default_factory=dict)
+    constants: dict[str, ast.expr] = field(default_factory=dict)
+
+    @cached_property
+    def attributes_read(self) -> frozenset[str]:
+        """The names that are read as an attribute of anything in the file."""
+        return frozenset(
+            node.attr for node in ast.walk(self.tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        )
+
+
+def _dotted(node: ast.expr) -> str:
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if isinstance(node, ast.Subscript):  # Generic[T] and friends
+        return _dotted(node.value) if not parts else ""
+    if not isinstance(node, ast.Name):
+        return ""
+    parts.append(node.id)
+    return ".".join(reversed(parts))
+
+
+def _module_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Module-level statements, those under `if`, `try` and `with` included."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.If, ast.With)):
+            yield from _module_statements(statement.body)
+        if isinstance(statement, ast.If):
+            yield from _module_statements(statement.orelse)
+        if isinstance(statement, ast.Try):
+            for block in (statement.body, statement.orelse, statement.finalbody, *(h.body for h in statement.handlers)):
+                yield from _module_statements(block)
+
+
+def _index_class(index: FileIndex, node: ast.ClassDef, scope: str) -> None:
+    """Enter a class and the classes inside it under `Outer.Inner`: builders keep their networks there."""
+    name = scope + node.name
+    bases = tuple(filter(None, (_dotted(base) for base in node.bases)))
+    index.classes[name] = ClassIndex(name, node.lineno, bases, node)
+    _index_nested(index, node, scope)
+
+
+def _index_nested(index: FileIndex, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, scope: str) -> None:
+    for child in node.body:
+        if isinstance(child, ast.ClassDef):
+            _index_class(index, child, f"{scope}{node.name}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """Where a dotted name leads: `path` is None outside the project, then `name` is the qualified external name.
+
+    Inside the project, an empty `name` means the module itself.
+    """
+
+    path: Path | None
+    name: str
+
+
+class Project:
+    """One project tree. All look-ups are cached; nothing is imported or run."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._sources: dict[Path, Source] = {}
+        self._indexes: dict[Path, FileIndex | None] = {}
+        self._module_paths: dict[tuple[Path, str], Path | None] = {}
+        self._reach: dict[Path, tuple[Path, ...]] = {}
+        self._tops: dict[Path, frozenset[str]] = {}
+        self._packages: dict[Path, Path] = {}
+        self._lookups: dict[tuple[Path, str], Symbol] = {}
+        self._network: dict[tuple[Path, str], bool] = {}
+        self._words: dict[Path, frozenset[bytes]] = {}
+        self._naming: dict[str, tuple[Path, ...]] = {}
+        self.consulted: set[Path] = set()
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def source(self, path: Path) -> Source:
+        """The file's source; raises SourceError."""
+        source = self._sources.get(path)
+        if source is None:
+            source = self._sources[path] = Source.read(path)
+        return source
+
+    def add_source(self, path: Path, data: bytes) -> None:
+        """Take `data` for the content of `path`: standard input, or bytes that were read already."""
+        self._sources[path] = Source(path, data)
+
+    def holds(self, path: Path, data: bytes) -> bool:
+        """Whether the file was read before with this content: then what was found in it stays valid."""
+        source = self._sources.get(path)
+        return source is not None and source.data == data
+
+    def index(self, path: Path) -> FileIndex | None:
+        """What the file defines, or None when it cannot be read."""
+        if path not in self._indexes:
+            try:
+                self._indexes[path] = self._build_index(path)
+            except SourceError:
+                self._indexes[path] = None
+        return self._indexes[path]
+
+    def _build_index(self, path: Path) -> FileIndex:
+        index = FileIndex(path, self.source(path).ast)
+        for statement in _module_statements(self.source(path).ast.body):
+            if isinstance(statement, ast.Import):
+                for alias in statement.names:
+                    if alias.asname:
+                        index.imports[alias.asname] = alias.name
+                    else:
+                        index.imports.setdefault(alias.name.split(".")[0], alias.name.split(".")[0])
+            elif isinstance(statement, ast.ImportFrom):
+                base = self._import_base(path, statement)
+                for alias in statement.names:
+                    if alias.name == "*":
+                        index.stars.append(base)
+                    else:
+                        index.imports[alias.asname or alias.name] = f"{base}.{alias.name}" if base else alias.name
+            elif isinstance(statement, ast.ClassDef):
+                _index_class(index, statement, "")
+            elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                index.functions[statement.name] = statement
+                _index_nested(index, statement, "")
+            elif isinstance(statement, ast.Assign):
+                for target in statement.targets:
+                    if isinstance(target, ast.Name):
+                        index.constants[target.id] = statement.value
+            elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+                index.constants[statement.target.id] = statement.value
+        return index
+
+    def _import_base(self, path: Path, statement: ast.ImportFrom) -> str:
+        if not statement.level:
+            return statement.module or ""
+        return self.absolute_import(path, statement.level, statement.module or "")
+
+    def absolute_import(self, path: Path, level: int, module: str) -> str:
+        """`from ..x import y` as an absolute dotted name, by the package the file lies in."""
+        package = self.dotted_name(path).split(".")
+        if path.name != "__init__.py":
+            package = package[:-1]
+        package = package[: len(package) - (level - 1)] if level > 1 else package
+        return ".".join([*package, module] if module else package)
+
+    # --- names and modules -------------------------------------------------------------------------------------
+
+    def dotted_name(self, path: Path) -> str:
+        """The import name of a file: the folders with an `__init__.py` above it, then its stem."""
+        inside = path.relative_to(self._package_root(path.parent)).with_suffix("").parts
+        parts = inside[:-1] if path.name == "__init__.py" else inside
+        return ".".join(parts) or path.parent.name
+
+    def _source_roots(self, path: Path) -> Iterator[Path]:
+        folder = self._package_root(path.parent)
+        yield folder
+        for root in (self.root, self.root / "src", *folder.parents):
+            if root == folder:
+                continue
+            if root != self.root and self.root not in root.parents:
+                break
+            yield root
+
+    def _package_root(self, folder: Path) -> Path:
+        """The first folder upward that is no package: what stands in it is imported by its bare name."""
+        root = self._packages.get(folder)
+        if root is None:
+            root = folder
+            while (root / "__init__.py").exists() and root != root.parent:
+                root = root.parent
+            self._packages[folder] = root
+        return root
+
+    def module_path(self, path: Path, dotted: str) -> Path | None:
+        """The project file that `import dotted` from `path` would read, or None for external modules."""
+        key = (path.parent, dotted)
+        if key not in self._module_paths:
+            self._module_paths[key] = self._find_module(path, dotted)
+        return self._module_paths[key]
+
+    def _find_module(self, path: Path, dotted: str) -> Path | None:
+        if not dotted or dotted.split(".")[0] in ("torch", "numpy", "math", "typing"):
+            return None
+        parts = dotted.split(".")
+        for root in self._source_roots(path):
+            if parts[0] not in self._top_names(root):
+                continue  # one listing of a root spares two calls for each external import
+            base = root.joinpath(*parts)
+            for candidate in (base.with_name(base.name + ".py"), base / "__init__.py"):
+                if candidate.is_file():
+                    return candidate
+        return None
+
+    def _top_names(self, root: Path) -> frozenset[str]:
+        """The first words of what can be imported from a folder."""
+        names = self._tops.get(root)
+        if names is None:
+            try:
+                names = frozenset(entry.removesuffix(".py") for entry in os.listdir(root))
+            except OSError:
+                names = frozenset()
+            self._tops[root] = names
+        return names
+
+    def lookup(self, path: Path, dotted: str, _depth: int = 0) -> Symbol:
+        """Where a dotted name used in `path` leads, through aliases and re-exports."""
+        key = (path, dotted)
+        if key not in self._lookups:
+            self._lookups[key] = Symbol(None, dotted)  # breaks import cycles
+            self._lookups[key] = self._lookup(path, dotted, _depth)
+        return self._lookups[key]
+
+    def _lookup(self, path: Path, dotted: str, depth: int) -> Symbol:
+        index = self.index(path)
+        head, _, rest = dotted.partition(".")
+        if index is None or depth > 12:
+            return Symbol(None, dotted)
+        if dotted in index.classes:
+            return Symbol(path, dotted)
+        if head in index.classes or head in index.functions or head in index.constants:
+            if head in index.constants and head not in index.classes and not rest:
+                alias = _dotted(index.constants[head])  # Policy = nn.Module, MlpPolicy = ActorCriticPolicy
+                if alias and alias != head:
+                    target = self.lookup(path, alias, depth + 1)
+                    if target.path is not None or "." in target.name:
+                        return target
+            return Symbol(path, dotted)
+        if head in index.imports:
+            target = index.imports[head]
+            return self._lookup_absolute(path, f"{target}.{rest}" if rest else target, depth)
+        for star in index.stars:
+            module = self.module_path(path, star)
+            if module is not None and module != path:
+                found = self.lookup(module, dotted, depth + 1)
+                if found.path is not None or found.name != dotted:
+                    return found
+            elif module is None and star.split(".")[0] == "torch":
+                return Symbol(None, f"{star}.{dotted}")
+        return Symbol(None, dotted)
+
+    def _lookup_absolute(self, path: Path, dotted: str, depth: int) -> Symbol:
+        parts = dotted.split(".")
+        for cut in range(len(parts), 0, -1):
+            module = self.module_path(path, ".".join(parts[:cut]))
+            if module is None:
+                continue
+            rest = ".".join(parts[cut:])
+            if not rest:
+                return Symbol(module, "")
+            if module == path and not self._defines(path, parts[cut]):
+                continue
+            self.consulted.add(module)
+            return self.lookup(module, rest, depth + 1)
+        return Symbol(None, dotted)
+
+    def _defines(self, path: Path, name: str) -> bool:
+        index = self.index(path)
+        return index is not None and (name in index.classes or name in index.functions or name in index.constants)
+
+    # --- constants ---------------------------------------------------------------------------------------------
+
+    def constant(self, path: Path, name: str, _depth: int = 0) -> object:
+        """The value of a module-level constant: a number, a string, None or `NotImplemented` when unknown.
+
+        `torch.finfo(...).min` is the string "finfo.min"; infinities are floats.
+        """
+        index = self.index(path)
+        if index is None or name not in index.constants or _depth > 8:
+            return NotImplemented
+        return self._evaluate(path, index.constants[name], _depth)
+
+    def _evaluate(self, path: Path, node: ast.expr, depth: int) -> object:
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+            value = self._evaluate(path, node.operand, depth)
+            if isinstance(value, (int, float)):
+                return -value if isinstance(node.op, ast.USub) else value
+            return NotImplemented
+        if isinstance(node, ast.BinOp):
+            left, right = self._evaluate(path, node.left, depth), self._evaluate(path, node.right, depth)
+            return fold(type(node.op).__name__, left, right)
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id == "float" and node.args:
+                return as_float(self._evaluate(path, node.args[0], depth))
+            return NotImplemented
+        name = _dotted(node)
+        if name:
+            return self._evaluate_name(path, node, name, depth)
+        if isinstance(node, ast.Attribute) and node.attr == "min" and isinstance(node.value, ast.Call):
+            called = self.lookup(path, _dotted(node.value.func)).name
+            return "finfo.min" if called in ("torch.finfo", "numpy.finfo") else NotImplemented
+        return NotImplemented
+
+    def _evaluate_name(self, path: Path, node: ast.expr, name: str, depth: int) -> object:
+        symbol = self.lookup(path, name)
+        if symbol.path is not None:
+            same = symbol.path == path and isinstance(node, ast.Name) and symbol.name == name and depth > 8
+            return NotImplemented if same or "." in symbol.name else self.constant(symbol.path, symbol.name, depth + 1)
+        return external_constant(symbol.name)
+
+    # --- which classes are networks, by the cheap tree alone ------------------------------------------
+
+    def is_network(self, path: Path, name: str) -> bool:
+        """Whether a project class is a `torch.nn.Module`."""
+        key = (path, name)
+        if key not in self._network:
+            self._network[key] = False  # breaks inheritance cycles
+            self._network[key] = self._is_network(path, name)
+        return self._network[key]
+
+    def lookup_from(self, path: Path, scope: str, dotted: str) -> Symbol:
+        """Like `lookup`, for a name used inside `scope` (`Outer.Inner`): siblings of a nested class come first."""
+        index = self.index(path)
+        while index is not None and "." in scope:
+            scope = scope.rpartition(".")[0]
+            if f"{scope}.{dotted}" in index.classes:
+                return Symbol(path, f"{scope}.{dotted}")
+        return self.lookup(path, dotted)
+
+    def _is_network(self, path: Path, name: str) -> bool:
+        index = self.index(path)
+        if index is None or name not in index.classes:
+            return False
+        entry = index.classes[name]
+        foreign = False
+        for base in entry.bases:
+            symbol = self.lookup_from(path, name, base)
+            if symbol.path is not None:
+                if self.is_network(symbol.path, symbol.name):
+                    return True
+            elif is_torch_module(symbol.name):
+                return True
+            elif symbol.name not in _PLAIN_BASES and "." in symbol.name:
+                foreign = True
+        return foreign and self._assigns_layers(path, entry.node)
+
+    def _assigns_layers(self, path: Path, node: ast.ClassDef) -> bool:
+        """Whether `self.x = nn.Linear(...)` stands in the class: then it is a module, whatever its foreign base."""
+        for child in ast.walk(node):
+            if not isinstance(child, ast.Assign) or not isinstance(child.value, ast.Call):
+                continue
+            target = child.targets[0]
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+                func: ast.expr = child.value.func
+                parts: list[str] = []
+                while isinstance(func, ast.Attribute):
+                    parts.append(func.attr)
+                    func = func.value
+                if isinstance(func, ast.Name):
+                    name = self.lookup(path, ".".join([func.id, *reversed(parts)])).name
+                    if is_torch_module(name):
+                        return True
+        return False
+
+    def network_names(self, path: Path) -> tuple[str, ...]:
+        """The network classes a file defines, by the cheap tree."""
+        index = self.index(path)
+        return tuple(name for name in index.classes if self.is_network(path, name)) if index else ()
+
+    # --- reverse look-ups --------------------------------------------------------------------------------------
+
+    @cached_property
+    def python_files(self) -> tuple[Path, ...] | None:
+        """All Python files of the project, sorted; None when there are too many to look through."""
+        found: list[Path] = []
+        total = 0
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.startswith("."))
+            if Path(folder) != self.root and any(name in names for name in ("pyvenv.cfg",)):
+                folders[:] = []
+                continue
+            for name in sorted(names):
+                if name.endswith(".py"):
+                    path = Path(folder, name)
+                    try:
+                        total += path.stat().st_size
+                    except OSError:
+                        continue
+                    found.append(path)
+                    if len(found) > MAX_FILES or total > MAX_BYTES:
+                        return None
+        return tuple(found)
+
+    def words(self, path: Path) -> frozenset[bytes]:
+        """All identifier-like words of a file, from its raw bytes; empty when it cannot be read."""
+        words = self._words.get(path)
+        if words is None:
+            words = self._words[path] = frozenset(re.findall(rb"[A-Za-z_]\w*", self._bytes(path)))
+        return words
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            return self.source(path).data
+        except SourceError:
+            return b""
+
+    @staticmethod
+    def is_test_file(path: Path) -> bool:
+        """Whether pytest or unittest would collect tests from the file."""
+        return path.name.startswith("test_") or path.stem.endswith("_test")
+
+    def is_test_code(self, path: Path) -> bool:
+        """Whether the file is a test or stands in a folder of tests of this project."""
+        inside = path.relative_to(self.root).parts if self.root in path.parents else path.parts
+        return self.is_test_file(path) or path.name == "conftest.py" or bool({"tests", "test", "testing"} & set(inside[:-1]))
+
+    def reach(self, path: Path) -> tuple[Path, ...]:
+        """The file and the project files that its imports lead to, nearest first; at most `MAX_REACH`."""
+        if path not in self._reach:
+            found: dict[Path, None] = {path: None}
+            queue = [path]
+            while queue and len(found) < MAX_REACH:
+                current = queue.pop(0)
+                index = self.index(current)
+                if index is None:
+                    continue
+                for target in (*index.imports.values(), *index.stars):
+                    module = self._module_of(current, target)
+                    if module is not None and module not in found:
+                        found[module] = None
+                        queue.append(module)
+            self._reach[path] = tuple(found)
+        return self._reach[path]
+
+    def _module_of(self, path: Path, dotted: str) -> Path | None:
+        """The project file that holds an imported name: the module itself, or the one it is imported from."""
+        return self.module_path(path, dotted) or self.module_path(path, dotted.rpartition(".")[0])
+
+    def mentions(self, path: Path, *texts: bytes) -> bool:
+        """Whether one of the texts occurs in the file or in what its imports lead to."""
+        return any(text in self._bytes(file) for file in self.reach(path) for text in texts)
+
+    def mentions_torch(self, path: Path | None) -> bool:
+        """Whether the word occurs in the file at all."""
+        return path is not None and b"torch" in self._bytes(path)
+
+    def files_naming(self, name: str) -> tuple[Path, ...] | None:
+        """The project files whose bytes hold the word `name`, or None when the project is too large to say.
+
+        A run on one network asks a few times, and searching bytes is cheapest; a run on a repository asks for hundreds
+        of names, and then an index of words pays.
+        """
+        files = self.python_files
+        if files is None:
+            return None
+        if name not in self._naming:
+            word = name.encode()
+            if len(self._naming) < 8:
+                pattern = re.compile(rb"\b" + re.escape(word) + rb"\b")
+                found = tuple(path for path in files if word in self._bytes(path) and pattern.search(self._bytes(path)))
+            else:
+                found = tuple(path for path in files if word in self.words(path))
+            self._naming[name] = found
+        return self._naming[name]
+
+
+_PLAIN_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol", "typing.NamedTuple", "enum.Enum"})
+
+
+def is_torch_module(name: str) -> bool:
+    """Whether a qualified external name is a module class of torch (by torch's own naming)."""
+    if not name.startswith("torch.nn."):
+        return name in ("lightning.LightningModule", "pytorch_lightning.LightningModule", "lightning.pytorch.LightningModule")
+    last = name.rsplit(".", 1)[1]
+    return last[:1].isupper() and not name.startswith(("torch.nn.functional.", "torch.nn.init.")) and last not in ("Parameter", "Buffer")
+
+
+def fold(operator: str, left: object, right: object) -> object:
+    """Constant arithmetic on numbers; NotImplemented where it is unknown."""
+    if not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
+        return NotImplemented
+    try:
+        if operator in ("Add",):
+            return left + right
+        if operator in ("Sub", "Subtract"):
+            return left - right
+        if operator in ("Mult", "Multiply"):
+            return left * right
+        if operator in ("Div", "Divide"):
+            return left / right
+        if operator in ("Pow", "Power") and abs(right) < 400 and abs(left) < 1e6:
+            result = left**right
+            return result if isinstance(result, (int, float)) else NotImplemented
+        if operator in ("FloorDiv", "FloorDivide"):
+            return left // right
+    except (ZeroDivisionError, OverflowError, ValueError):
+        return NotImplemented
+    return NotImplemented
+
+
+def as_float(value: object) -> object:
+    """What `float(value)` gives for a constant, else NotImplemented."""
+    if isinstance(value, (int, float, str)):
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            return NotImplemented
+    return NotImplemented
+
+
+_EXTERNAL_CONSTANTS: dict[str, object] = {
+    "math.inf": math.inf, "numpy.inf": math.inf, "torch.inf": math.inf, "numpy.Inf": math.inf, "numpy.NINF": -math.inf,
+    "numpy.infty": math.inf, "math.pi": math.pi, "math.e": math.e, "numpy.pi": math.pi, "torch.pi": math.pi, "math.nan": math.nan,
+}
+
+
+def external_constant(name: str) -> object:
+    """The value of a well-known constant of math, numpy or torch, else NotImplemented."""
+    return _EXTERNAL_CONSTANTS.get(name, NotImplemented)

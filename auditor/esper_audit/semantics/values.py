@@ -1,0 +1,204 @@
+"""Abstract values: what is known about an expression without running it. Unknown is always allowed.
+
+A value says what kind of thing it is, and for tensors its rank, dtype and device where known, the roles it plays
+(logits, mask, hidden, ...), how it came to be (factories, masking, inference mode) and from which parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import libcst as cst
+
+EMPTY: frozenset[Any] = frozenset()
+_BY_REFERENCE = frozenset({"class", "func", "bound", "module", "ext", "dist", "instance", "pairs"})  # nothing without their ref
+
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tensor factory call a value still is, and what the call (or a later `.to`) fixed."""
+
+    node: cst.Call
+    module: Any  # ModuleModel; kept loose to avoid an import cycle
+    function: str  # the factory's name, e.g. "torch.zeros"
+    dtype: bool
+    device: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MaskMark:
+    """A masking step that a value went through. `constant` is a float, "finfo.min", or None when unknown."""
+
+    node: cst.CSTNode
+    module: Any
+    constant: float | str | None
+    additive: bool
+    origins: frozenset[str] = EMPTY  # the parameters that the mask came from
+    order: int = 0  # marks live in sets, whose order is none; this one is the order in which they were first met
+
+
+@dataclass(frozen=True, slots=True)
+class Val:
+    """One abstract value; every field beyond `kind` may be unknown.
+
+    Kinds: `unknown tensor tuple list dict none bool number str shape dtype device finfo ext module func class instance
+    layer dist bound`. `ref` holds what a kind refers to (a qualified name, a model object, a layer's call).
+    """
+
+    kind: str = "unknown"
+    rank: int | None = None
+    dtype: str | None = None
+    roles: frozenset[str] = EMPTY
+    tags: frozenset[str] = EMPTY
+    items: tuple[tuple[Any, Val], ...] | None = None
+    const: Any = NOTHING
+    ref: Any = None
+    origins: frozenset[str] = EMPTY
+    made: frozenset[Made] = EMPTY
+    masked: frozenset[MaskMark] = EMPTY
+
+    def but(self, **changes: Any) -> Val:
+        """A copy with other fields."""
+        return replace(self, **changes)
+
+    @property
+    def is_tensorish(self) -> bool:
+        """A tensor, or something unknown that may be one."""
+        return self.kind in ("tensor", "unknown")
+
+    def item(self, key: Any) -> Val | None:
+        """The element under a known key of a tuple, list or dict."""
+        if self.items is not None:
+            for name, value in self.items:
+                if name == key:
+                    return value
+        return None
+
+    def elements(self) -> tuple[Val, ...]:
+        """All known elements of a container, else nothing."""
+        return tuple(value for _, value in self.items) if self.items else ()
+
+    def flat(self) -> tuple[Val, ...]:
+        """The value itself when it holds nothing, else all values inside it, nested containers included."""
+        if not self.items or self.kind not in ("tuple", "list", "dict") and "record" not in self.tags:
+            return (self,)
+        found: list[Val] = []
+        for _, value in self.items:
+            found.extend(value.flat())
+        return tuple(found)
+
+
+UNKNOWN = Val()
+NONE = Val("none", const=None)
+
+
+def tensor(rank: int | None = None, *roles: str, **fields: Any) -> Val:
+    """A tensor value."""
+    return Val("tensor", rank=rank, roles=frozenset(roles), **fields)
+
+
+def constant(value: Any) -> Val:
+    """The value of a literal."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return Val("bool", const=value)
+    if isinstance(value, (int, float)):
+        return Val("number", const=value)
+    if value == "finfo.min":
+        return Val("number", tags=frozenset({"finfo_min"}))
+    if isinstance(value, str):
+        return Val("str", const=value)
+    return UNKNOWN
+
+
+def sequence(kind: str, values: list[Val], **fields: Any) -> Val:
+    """A tuple or list with known elements."""
+    return Val(kind, items=tuple(enumerate(values)), **fields)
+
+
+def join(left: Val, right: Val) -> Val:
+    """What is known when either may be the case: ranks and kinds must agree, roles and histories add up."""
+    if left == right or right is NONE and left.kind == "none":
+        return left
+    if left.kind == "none":
+        return right.but(tags=right.tags | {"optional"})
+    if right.kind == "none":
+        return left.but(tags=left.tags | {"optional"})
+    if left.kind == right.kind == "layer" and left.ref != right.ref:
+        # `nn.LSTM(...) if recurrent else nn.GRU(...)`: one of them; the recurrent one asks for more care.
+        return max((left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer))))
+    for known, other in ((left, right), (right, left)):
+        if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
+            # The container is still a possibility, but no rank of what it holds is certain any more.
+            held = map_tensors(known, lambda item: item.but(rank=None, tags=item.tags | {"optional"}))
+            return held.but(roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags)
+    if left.kind != right.kind and "unknown" not in (left.kind, right.kind):
+        kind = "unknown"
+    else:
+        kind = left.kind if left.kind == right.kind else "unknown"
+    if kind in _BY_REFERENCE and left.ref != right.ref:
+        kind = "unknown"
+    items = None
+    if left.items is not None and right.items is not None and kind != "unknown":
+        items = _join_items(left, right)
+    return Val(
+        kind if kind != "unknown" or "tensor" not in (left.kind, right.kind) else "tensor",
+        rank=left.rank if left.rank == right.rank else None,
+        dtype=left.dtype if left.dtype == right.dtype else None,
+        roles=left.roles | right.roles,
+        tags=left.tags | right.tags,
+        items=items,
+        const=left.const if left.const is right.const or left.const == right.const else NOTHING,
+        ref=left.ref if left.ref == right.ref else None,
+        origins=left.origins | right.origins,
+        made=left.made | right.made,
+        masked=left.masked | right.masked,
+    )
+
+
+def _layer_name(layer: Val) -> str:
+    return str(layer.ref[0]) if isinstance(layer.ref, tuple) else ""
+
+
+def _join_items(left: Val, right: Val) -> tuple[tuple[Any, Val], ...]:
+    merged: dict[Any, Val] = dict(left.items or ())
+    for key, value in right.items or ():
+        merged[key] = join(merged[key], value) if key in merged else value
+    return tuple(merged.items())
+
+
+def join_all(values: tuple[Val, ...] | list[Val]) -> Val:
+    """The join of several values; unknown for none."""
+    if not values:
+        return UNKNOWN
+    result = values[0]
+    for value in values[1:]:
+        result = join(result, value)
+    return result
+
+
+def with_role(value: Val, role: str) -> Val:
+    """The value, and what it contains, playing a role too."""
+    if not role or value.kind in ("number", "bool", "str", "none", "ext", "module", "func", "class", "layer", "shape", "dist"):
+        return value
+    items = value.items
+    if items and value.kind in ("tuple", "list"):
+        items = tuple((key, with_role(item, role)) for key, item in items)
+    return value.but(roles=value.roles | {role}, items=items)
+
+
+def map_tensors(value: Val, change: Any) -> Val:
+    """Apply `change` to a value and to everything inside a container."""
+    if value.items and value.kind in ("tuple", "list", "dict"):
+        return value.but(items=tuple((key, map_tensors(item, change)) for key, item in value.items))
+    return change(value)

@@ -1,0 +1,1 @@
+"""ESP1, what torch.compile makes of the network."""

@@ -1,0 +1,1 @@
+"""ESP2, devices and number formats."""

@@ -1,0 +1,130 @@
+"""ESP202: a fresh hidden state is made on the CPU, wherever the network is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Praise, Rule, Severity, fresh_hidden_states
+from esper_audit.semantics.roles import INITIAL_STATE
+
+
+class HiddenWithoutDevice(Rule):
+    """
+    ## What it does
+    Reports a factory call whose tensor becomes the hidden state of a recurrent network and which is never moved to a
+    device: no `device=`, no `.to(...)`, no `.type_as(...)`.
+
+    ## Why it matters
+    On the CPU nothing happens, so tests pass. On a GPU the first step without a stored state raises, often only on the
+    learner or on the second device of a multi-GPU run.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, hidden_dim):
+            super().__init__()
+            self.hidden_dim = hidden_dim
+            self.gru = nn.GRU(obs_dim, hidden_dim)
+
+        def init_hidden(self, batch):
+            return torch.zeros(1, batch, self.hidden_dim)
+
+        def forward(self, obs, hidden):
+            return self.gru(obs, hidden)
+    ```
+
+    ## Use instead
+    ```python
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, hidden_dim):
+            super().__init__()
+            self.hidden_dim = hidden_dim
+            self.gru = nn.GRU(obs_dim, hidden_dim)
+
+        def init_hidden(self, batch):
+            return self.gru.weight_hh_l0.new_zeros(1, batch, self.hidden_dim)
+
+        def forward(self, obs, hidden):
+            return self.gru(obs, hidden)
+    ```
+
+    ## Evidence
+    The meta device shows it without a GPU: on torch 2.13.0 a network on `meta` raises for a state on the CPU. Reports:
+    Lightning-AI/pytorch-lightning#3738, pytorch/pytorch#52186, ndrplz/ConvLSTM_pytorch#10.
+
+    ## References
+    - https://docs.pytorch.org/docs/stable/generated/torch.Tensor.new_zeros.html
+    """
+
+    code = "ESP202"
+    name = "hidden-without-device"
+    summary = "a fresh hidden state is made on the CPU"
+    category = Category.DEVICE
+    severity = Severity.HIGH
+    confidence = Confidence.HIGH
+    probe = "hidden-device"
+    help = "take dtype and device from a parameter: `weight.new_zeros(...)`, or `device=obs.device`"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Factories of hidden states that leave the device open."""
+        for state in fresh_hidden_states(net, "device"):
+            yield Hit(
+                state.made.node,
+                f"`{state.made.function}` makes the hidden state without `device`: {state.use} stays on the CPU when the network moves",
+                module=state.made.module,
+                symbol=state.symbol,
+            )
+
+    def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
+        """Initial states that are made where they are needed."""
+        if any(True for _ in self.check_network(net, module)):
+            return
+        for frame in net.frames(INITIAL_STATE):
+            made = [m for value in frame.result.flat() for m in value.made]
+            if made and all(m.device for m in made) and frame.function.module is module:
+                yield Praise(
+                    frame.function.node.name,
+                    "the initial hidden state is created on the device it is used on, not moved there afterwards",
+                    symbol=frame.function.qualified,
+                )
+
+    VALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+
+            def init_hidden(self, x, device=None):
+                return x.new_zeros(1, x.shape[1], 8)
+
+            def forward(self, x, h):
+                if h is None:
+                    h = torch.zeros(1, x.shape[1], 8, dtype=x.dtype).cuda()
+                return self.gru(x, h)
+        """,
+    )
+    INVALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.cell = nn.GRUCell(4, 8)
+
+            def forward(self, x, h=None):
+                if h is None:
+                    h = torch.zeros(x.size(0), 8, dtype=x.dtype)  # <- ESP202
+                return self.cell(x, h)
+        """,
+    )

@@ -1,0 +1,189 @@
+"""ESP203: logits are masked with a constant that float16 cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import libcst as cst
+
+from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Praise, Rule, Severity, masked_logits
+
+_HALF_MIN = -65504.0  # torch.finfo(torch.float16).min
+
+
+class MaskConstantOverflow(Rule):
+    """
+    ## What it does
+    Reports a finite mask constant below -65504 (`-1e5`, `-1e8`, `-1e9`, ...) that is written into policy logits which
+    are not known to be float32.
+
+    ## Why it matters
+    float16 ends at -65504. `masked_fill` and `torch.full` raise there; `torch.where`, index assignment, `torch.tensor`
+    and the addition of a half-precision mask turn the constant into -inf without a word, and hand-written entropies are
+    NaN from then on. bfloat16 has the range of float32 and is not affected. The finding is `low` while nothing in the
+    project speaks of half precision or autocast.
+
+    ## Example
+    ```python
+    from torch import nn
+    from torch.distributions import Categorical
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.action_head = nn.Linear(obs_dim, num_actions)
+
+        def act(self, obs, action_mask):
+            logits = self.action_head(obs).masked_fill(~action_mask, -1e9)
+            return Categorical(logits=logits).sample()
+    ```
+
+    ## Use instead
+    ```python
+    from torch import nn
+    from torch.distributions import Categorical
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.action_head = nn.Linear(obs_dim, num_actions)
+
+        def act(self, obs, action_mask):
+            logits = self.action_head(obs).float().masked_fill(~action_mask, -1e9)
+            return Categorical(logits=logits).sample()
+    ```
+
+    ## Evidence
+    On torch 2.13.0, `x.half().masked_fill(m, -1e9)` raises, `torch.where(m, x.half(), -1e9)` gives -inf, and -1e4 passes.
+    Reports: NVIDIA/apex#1052 and #1105, pytorch/pytorch#6292.
+
+    ## References
+    - https://docs.pytorch.org/docs/stable/type_info.html
+    """
+
+    code = "ESP203"
+    name = "mask-constant-overflow"
+    summary = "the mask constant does not fit float16"
+    category = Category.DEVICE
+    severity = Severity.LOW
+    confidence = Confidence.HIGH
+    probe = "mask-dtype"
+    help = "use a constant that half precision holds, such as -1e4, or cast the logits with `.float()` before masking"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Masking steps with a finite constant outside float16."""
+        for step in masked_logits(net):
+            known = step.constant
+            if not isinstance(known, float) or not float("-inf") < known < _HALF_MIN or step.event.target.dtype == "float32":
+                continue
+            yield Hit(
+                step.event.node,
+                f"the mask constant {known:g} does not fit float16 (smallest value -65504): logits in half precision "
+                "raise here or become -inf",
+                module=step.event.module,
+                symbol=step.event.function.qualified,
+                severity=Severity.HIGH if net.half_precision else None,
+                confidence=None if net.half_precision else Confidence.MEDIUM,
+            )
+
+    def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
+        """A named mask constant that half precision holds, with its reason written beside it."""
+        used = {step.constant for step in masked_logits(net) if isinstance(step.constant, float) and _HALF_MIN <= step.constant <= -1e3}
+        for statement in module.statements if used else ():
+            if not isinstance(statement, cst.SimpleStatementLine) or not any(line.comment for line in statement.leading_lines):
+                continue
+            for small in statement.body:
+                if isinstance(small, (cst.Assign, cst.AnnAssign)):
+                    target = small.targets[0].target if isinstance(small, cst.Assign) else small.target
+                    if isinstance(target, cst.Name) and net.project.constant(module.path, target.value) in used:
+                        yield Praise(small, f"the mask constant `{target.value}` fits half precision, and its reason is written down", symbol=target.value)
+
+    VALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Attention(nn.Module):
+            def forward(self, scores, attn_mask):
+                return scores.masked_fill(attn_mask == 0, -1e9).softmax(-1)
+        """,
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x, mask):
+                logits = self.action_head(x) + (1 - mask) * -1e4
+                return Categorical(logits=logits).sample()
+        """,
+    )
+    INVALID = (
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        BIG_NEG = -1e8
+
+        class Policy(nn.Module):
+            MASKED = -1e10
+
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x, mask):
+                logits = self.action_head(x)
+                logits = torch.where(mask, logits, torch.tensor(BIG_NEG))  # <- ESP203
+                return Categorical(logits=logits).sample()
+
+            def evaluate_actions(self, x, mask, action):
+                logits = self.action_head(x)
+                logits[~mask] = self.MASKED  # <- ESP203
+                return Categorical(logits=logits).log_prob(action)
+
+            def predict(self, x, avail_actions):
+                scores = self.action_head(x)
+                scores = scores - (1.0 - avail_actions) * 1e9  # <- ESP203
+                return Categorical(logits=scores).probs.argmax(-1)
+        """,
+        """
+        from torch import nn, full_like, where
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x, mask, fill=-1e20):
+                x = self.action_head(x)
+                x.masked_fill_(mask == 0, fill)  # <- ESP203
+                return Categorical(logits=x).sample()
+
+            def predict(self, x, mask):
+                x = self.action_head(x)
+                x = where(mask.bool(), x, full_like(x, -2.0**31))  # <- ESP203
+                return Categorical(logits=x).sample()
+        """,
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            @torch.autocast("cuda", dtype=torch.float16)
+            def act(self, x, mask):
+                logits = self.action_head(x).masked_fill(~mask, -1e9)  # <- ESP203
+                return Categorical(logits=logits).sample()
+        """,
+    )

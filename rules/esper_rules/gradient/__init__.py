@@ -1,0 +1,1 @@
+"""ESP3, gradient flow and numerics."""

@@ -1,0 +1,142 @@
+"""ESP303: hidden states, actions or observations born in inference mode leave toward a training forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from esper_audit.rulekit import ACT, Category, Confidence, Hit, ModuleModel, NetworkClass, Note, Rule, Severity, gradient_free_block, leaves
+
+_SINKS = {"hidden": "the hidden state", "action": "the actions", "obs": "the observations"}
+
+
+class InferenceTensorEscape(Rule):
+    """
+    ## What it does
+    Reports an act method that returns a hidden state, actions or observations which were born under
+    `torch.inference_mode`.
+
+    ## Why it matters
+    An inference tensor may not be saved for a backward pass. As the first hidden state of a training window, as the index
+    of a `gather` or as the input of a layer it must be saved, and the update raises "Inference tensors cannot be saved for
+    backward". A copy into a preallocated buffer or `.clone()` outside the block helps; `.detach()` does not. The fault
+    therefore hides until somebody stores the tensor itself instead of a copy.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+    from torch.distributions import Categorical
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.gru = nn.GRU(obs_dim, 32)
+            self.action_head = nn.Linear(32, num_actions)
+
+        def get_action(self, obs, hidden):
+            with torch.inference_mode():
+                out, new_hidden = self.gru(obs, hidden)
+                action = Categorical(logits=self.action_head(out)).sample()
+                return action, new_hidden
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+    from torch.distributions import Categorical
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.gru = nn.GRU(obs_dim, 32)
+            self.action_head = nn.Linear(32, num_actions)
+
+        def get_action(self, obs, hidden):
+            with torch.no_grad():
+                out, new_hidden = self.gru(obs, hidden)
+                action = Categorical(logits=self.action_head(out)).sample()
+                return action, new_hidden
+    ```
+
+    ## Evidence
+    On torch 2.13.0, an LSTM called with a hidden state from inference mode raises in training, and so does
+    `Categorical.log_prob` of an action from it; old log-probs that are only subtracted do not. Reports:
+    huggingface/trl#2983, ai4co/rl4co#272, pytorch/pytorch#161164.
+
+    ## References
+    - https://docs.pytorch.org/docs/stable/notes/autograd.html#inference-mode
+    """
+
+    code = "ESP303"
+    name = "inference-tensor-escape"
+    summary = "tensors that training needs are born in inference mode"
+    category = Category.GRADIENT
+    severity = Severity.MEDIUM
+    confidence = Confidence.MEDIUM
+    probe = "inference-tensors"
+    help = "use `torch.no_grad()` in act, or `.clone()` what leaves the block"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Act methods whose result holds inference tensors that a training forward would save."""
+        if not net.mentions(b"inference_mode"):
+            return
+        for frame in net.frames(ACT):
+            function = frame.function
+            if function.module is not module:
+                continue
+            for event in frame.events:
+                if event.kind != "return":
+                    continue
+                roles = {role for leaf in leaves(event.value, *_SINKS) if "inference_mode" in leaf.tags for role in leaf.roles & _SINKS.keys()}
+                if not roles:
+                    continue
+                block = gradient_free_block(function)
+                names = " and ".join(_SINKS[role] for role in _SINKS if role in roles)
+                yield Hit(
+                    event.node,
+                    f"`{function.name}` returns {names} born in inference mode: a training forward that has to save them raises",
+                    symbol=function.qualified,
+                    notes=(Note(module, block, "inference mode begins here"),) if block is not None else (),
+                )
+
+    VALID = (
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.action_head = nn.Linear(8, 4)
+
+            def act(self, obs):
+                with torch.inference_mode():
+                    action = Categorical(logits=self.action_head(obs)).sample()
+                return action.clone()
+
+            @torch.inference_mode()
+            def get_action(self, obs):
+                action = Categorical(logits=self.action_head(obs)).sample()
+                return action.cpu().numpy()
+        """,
+    )
+    INVALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.cell = nn.LSTMCell(8, 8)
+                self.action_head = nn.Linear(8, 4)
+
+            @torch.inference_mode()
+            def act(self, obs, state):
+                h, c = self.cell(obs, state)
+                action = self.action_head(h).argmax(dim=-1)
+                return {"action": action, "state": (h, c)}  # <- ESP303
+        """,
+    )

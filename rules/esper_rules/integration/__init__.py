@@ -1,0 +1,1 @@
+"""ESP5, contracts between network, masks, buffer and trainer."""

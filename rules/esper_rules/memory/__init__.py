@@ -1,0 +1,1 @@
+"""ESP4, memory and needless work."""

@@ -1,0 +1,125 @@
+"""ESP401: something is computed in the constructor, kept on self, and never read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Rule, Severity, dead_attributes
+
+
+class DeadAttribute(Rule):
+    """
+    ## What it does
+    Reports an attribute of a network that is computed and stored but read nowhere in the project: not in the class, its
+    subclasses, its callers or its tests, not through `getattr` and not by name in a string. Echoed configuration
+    (`self.num_actions = num_actions`), layers, parameters and buffers are left alone.
+
+    ## Why it matters
+    The memory is small; the meaning is not. A computed value that nobody reads is mostly half of a feature: entropy
+    bounds computed per head while the entropies are never normalised by them. Readers believe that it is in force.
+
+    ## Example
+    ```python
+    import math
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.action_head = nn.Linear(obs_dim, num_actions)
+            self.max_entropy = math.log(num_actions)
+
+        def forward(self, obs):
+            return self.action_head(obs)
+    ```
+
+    ## Use instead
+    ```python
+    import math
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.action_head = nn.Linear(obs_dim, num_actions)
+            self.max_entropy = math.log(num_actions)
+
+        def forward(self, obs):
+            return self.action_head(obs)
+
+        def normalised(self, entropy):
+            return entropy / self.max_entropy
+    ```
+
+    ## Evidence
+    The founding audit's network (tachyon-beep/esper-lite 1bfd94a9) computes the maximum entropy of each of its heads and
+    reads none of them.
+
+    ## References
+    - https://docs.astral.sh/ruff/rules/unused-variable/ (the same idea for local names)
+    """
+
+    code = "ESP401"
+    name = "dead-attribute"
+    summary = "an attribute is computed and never read"
+    category = Category.MEMORY
+    severity = Severity.LOW
+    confidence = Confidence.HIGH
+    help = "delete it, or finish the feature it was meant for"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Attributes that no project code reads."""
+        for name, event in dead_attributes(net).items():
+            yield Hit(event.node, f"`self.{name}` is computed and never read", module=event.module, symbol=event.function.qualified)
+
+    VALID = (
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.n = n
+                self.head = nn.Linear(4, n)
+                self.limit = n * 2
+                self.table = {"a": n}
+
+            def forward(self, x):
+                return self.head(x)[: self.limit]
+
+        def show(policy):
+            return getattr(policy, "table")
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.head = nn.Linear(4, n)
+                self.limit = n * 2
+
+            def forward(self, x):
+                return self.head(x)
+
+        class Clipped(Policy):
+            def forward(self, x):
+                return self.head(x).clamp(max=self.limit)
+        """,
+    )
+    INVALID = (
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.head = nn.Linear(4, 2)
+                self.limits = {  # <- ESP401
+                    name: size * 2 for name, size in sizes.items()
+                }
+
+            def forward(self, x):
+                return self.head(x)
+        """,
+    )

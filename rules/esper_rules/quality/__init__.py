@@ -1,0 +1,1 @@
+"""ESP6, initialisation, dead code, tests and documentation."""

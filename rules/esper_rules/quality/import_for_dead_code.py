@@ -1,0 +1,139 @@
+"""ESP601: an import whose every use stands in code that never matters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import libcst as cst
+
+from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Note, Rule, Severity, dead_regions, descendants, dotted
+
+
+class ImportForDeadCode(Rule):
+    """
+    ## What it does
+    Reports an import of a network's file that is used, but only by dead code: the value of an attribute nobody reads
+    (ESP401), a private function nobody calls, statements behind a `return`. An import without any use is the business
+    of a general linter.
+
+    ## Why it matters
+    It is the visible end of a feature that was dropped half-way, and it keeps a dependency alive for nothing.
+
+    ## Example
+    ```python
+    import math
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.action_head = nn.Linear(obs_dim, num_actions)
+            self.max_entropy = math.log(num_actions)
+
+        def forward(self, obs):
+            return self.action_head(obs)
+    ```
+
+    ## Use instead
+    ```python
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.action_head = nn.Linear(obs_dim, num_actions)
+
+        def forward(self, obs):
+            return self.action_head(obs)
+    ```
+
+    ## Evidence
+    The founding audit called `import math` unused where it was not: `math.sqrt(2)` set a gain a few lines below. Only
+    counting every use tells the two apart.
+
+    ## References
+    - https://docs.astral.sh/ruff/rules/unused-import/ (for imports without any use)
+    """
+
+    code = "ESP601"
+    name = "import-for-dead-code"
+    summary = "an import is used by dead code only"
+    category = Category.QUALITY
+    severity = Severity.LOW
+    confidence = Confidence.HIGH
+    help = "delete the dead code and the import with it"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Imports whose uses all lie in dead regions."""
+        regions = list(dead_regions(net, module))
+        if not regions or "__all__" in module.index.constants and not module.index.imports:
+            return
+        inside = {node: region for region in regions for node in descendants(region) if isinstance(node, cst.Name)}
+        strings = " ".join(node.value for node in module.walk.of(cst.SimpleString))
+        names: dict[str, list[cst.Name]] = {}
+        for node in module.walk.of(cst.Name):
+            names.setdefault(node.value, []).append(node)
+        for alias, name in _aliases(module):
+            uses = [node for node in names[name] if not _is_no_use(module, node)]
+            if uses and all(node in inside for node in uses) and not re.search(rf"\b{re.escape(name)}\b", strings):
+                region = inside[uses[0]]
+                yield Hit(
+                    alias,
+                    f"`{name}` is imported for dead code only",
+                    notes=(Note(module, region.name if isinstance(region, cst.FunctionDef) else region, "the dead code that uses it"),),
+                )
+
+    VALID = (
+        """
+        import math
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.head = nn.Linear(4, n)
+                self.bound = math.log(n)
+                nn.init.orthogonal_(self.head.weight, gain=math.sqrt(2))
+
+            def forward(self, x):
+                return self.head(x)
+        """,
+    )
+    INVALID = (
+        """
+        import math
+        from functools import reduce as fold  # <- ESP601
+        from torch import nn
+
+        def _product(values):
+            return fold(lambda a, b: a * b, values)
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.head = nn.Linear(4, int(math.sqrt(n)))
+
+            def forward(self, x):
+                return self.head(x)
+        """,
+    )
+
+
+def _aliases(module: ModuleModel) -> Iterable[tuple[cst.CSTNode, str]]:
+    """The import aliases of the file with the names they bind."""
+    for node in (*module.walk.of(cst.Import), *module.walk.of(cst.ImportFrom)):
+        if not isinstance(node.names, cst.ImportStar):
+            for alias in node.names:
+                bound = dotted(alias.asname.name) if alias.asname else dotted(alias.name).split(".")[0]  # type: ignore[arg-type]
+                yield alias, bound
+
+
+def _is_no_use(module: ModuleModel, node: cst.Name) -> bool:
+    """Whether a name is the import itself, the `name` of an `x.name`, or a keyword: no use of what was imported."""
+    parent = module.walk.parents[node]
+    if isinstance(parent, cst.Attribute) and parent.attr is node or isinstance(parent, cst.Arg) and parent.keyword is node:
+        return True
+    while isinstance(parent, (cst.Attribute, cst.AsName)):
+        parent = module.walk.parents[parent]
+    return isinstance(parent, cst.ImportAlias)
