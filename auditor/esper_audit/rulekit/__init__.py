@@ -13,7 +13,7 @@ from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
-from esper_audit.semantics.tree import descendants, dotted, find, literal_number
+from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import MaskMark, Val
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "gradient_free_block",
     "leaves",
     "literal_number",
+    "literal_string",
     "masked_logits",
     "tensor_role",
 ]

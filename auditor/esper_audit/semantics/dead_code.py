@@ -64,6 +64,8 @@ def _echoes(node: cst.BaseExpression) -> bool:
         return all(_echoes(element.value) for element in node.elements)
     if isinstance(node, cst.Dict):
         return all(_echoes(element.value) for element in node.elements)
+    if isinstance(node, cst.UnaryOperation):
+        return _echoes(node.expression)
     return isinstance(node, _ECHO)
 
 
@@ -115,15 +117,12 @@ def dead_regions(net: NetworkClass, module: ModuleModel) -> Iterator[cst.CSTNode
     """
     for event in dead_attributes(net).values():
         yield event.node
+    dynamic = any(text in module.source.data for text in (b"getattr(", b"globals(", b"__all__"))
     for name in module.index.functions:
-        if _is_private(name) and _named_once(net, module, name) and name in module.functions:
+        if module.index.functions[name].decorator_list:
+            continue  # a decorator may have registered it
+        if _is_private(name) and _named_once(net, module, name) and name in module.functions and not dynamic:
             yield module.functions[name].node
-    for class_name, entry in module.index.classes.items():
-        for member in entry.node.body:
-            if isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)) and _is_private(member.name) and _named_once(net, module, member.name):
-                model = module.classes.get(class_name)
-                if model is not None and member.name in model.own_methods:
-                    yield model.own_methods[member.name].node
     for frame in net.all_frames if _has_unreachable(net.project.source(module.path).ast) else ():
         for event in frame.events:
             if event.kind == "unreachable" and event.module is module:

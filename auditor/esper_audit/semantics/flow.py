@@ -40,8 +40,10 @@ from esper_audit.semantics.values import (
 
 _BASE = "<distribution>"  # where an object keeps the torch distribution that it is
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
+MAX_PARTS = 200  # elements of a container, those of its containers included
+MAX_TEXT = 2000
 MAX_INLINE_DEPTH = 6
-BUDGET = 12_000  # evaluated expressions per entry method
+BUDGET = 8_000  # evaluated expressions per entry method
 _GRADIENT_FREE = frozenset({"inference_mode", "no_grad"})
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
 _CARRIED = frozenset({"neg_inf"})  # what an operation hands on from its inputs
@@ -617,6 +619,8 @@ class _Scope:
         self.assign(node.target, self.binary(operator, current, value, node), "", node)
 
     def assign(self, target: cst.CSTNode, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
+        if value.items is not None and not _is_small(value) or isinstance(value.const, str) and len(value.const) > MAX_TEXT:
+            value = Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins)
         if isinstance(target, cst.Name):
             name = target.value
             role = role_names.tensor_role(name)
@@ -635,8 +639,11 @@ class _Scope:
     def unpack(self, target: cst.Tuple | cst.List, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
         elements = target.elements
         starred = any(isinstance(element, cst.StarredElement) for element in elements)
-        if value.kind == "shape" and not starred and isinstance(value.ref, str) and value.ref in self.env:
+        if value.kind == "shape" and isinstance(value.ref, str) and value.ref in self.env:
             known = self.env[value.ref]
+            if starred and statement is not None:
+                self.record("size_check", statement, value=known)
+        if value.kind == "shape" and not starred and isinstance(value.ref, str) and value.ref in self.env:
             if known.is_tensorish and statement is not None:
                 # `b, t, a = x.shape` raises for any other rank
                 self.record("rank_check", statement, value=known)
@@ -668,10 +675,13 @@ class _Scope:
         container = self.eval(target.value)
         keys = self.subscripts(target)
         name = target.value.value if isinstance(target.value, cst.Name) else ""
-        if container.kind in ("tensor", "unknown") and len(keys) == 1 and "mask" in keys[0].roles:
-            masked = self.masking(statement or target, container, keys[0], value, "index assignment", additive=False)
+        mask = next((key for key in keys if "mask" in key.roles), None)
+        if container.kind in ("tensor", "unknown") and mask is not None:
+            masked = self.masking(statement or target, container, mask, value, "index assignment", additive=False)
             if name:
                 self.env[name] = masked
+            elif isinstance(target.value, cst.Attribute):
+                self.assign_attribute(target.value, masked, None)
             return
         owner = self.eval(target.value.value) if isinstance(target.value, cst.Attribute) else UNKNOWN
         if container.kind in ("dict", "list") and owner.kind == "instance" and isinstance(owner.ref, ClassFlow):
@@ -744,7 +754,7 @@ class _Scope:
             return
         if isinstance(operator, cst.Equal) and truth or isinstance(operator, cst.NotEqual) and not truth:
             self.env[subject] = value.but(rank=bound, tags=value.tags | {"rank_guarded"})
-        elif truth and isinstance(operator, (cst.LessThan, cst.LessThanEqual, cst.NotEqual)):
+        elif isinstance(operator, (cst.LessThan, cst.LessThanEqual, cst.NotEqual)) if truth else isinstance(operator, cst.Equal):
             self.env[subject] = value.but(tags=value.tags | {"rank_guarded"})
 
     # --- expressions -------------------------------------------------------------------------------------------
@@ -894,6 +904,9 @@ class _Scope:
                 known = value.attribute(name)
                 if known is not None:
                     return known
+            for ancestor in model.lineage:
+                if name in ancestor.constants and name in ancestor.annotated_fields:
+                    return self.interpreter.constant_of(ancestor.module, ancestor.constants[name])
         return UNKNOWN
 
     def class_member(self, owner: Val, name: str) -> Val:
@@ -1127,14 +1140,16 @@ class _Scope:
         known = self.decided(node.test)
         if known is not None:
             return self.eval(node.body if known else node.orelse)
-        before = self.env
+        before, contexts = self.env, self.contexts
         self.env = dict(before)
         self.refine(node.test, True)
+        self.contexts = contexts | _guards(self, node.test, True)
         then = self.eval(node.body)
         self.env = dict(before)
         self.refine(node.test, False)
+        self.contexts = contexts | _guards(self, node.test, False)
         other = self.eval(node.orelse)
-        self.env = before
+        self.env, self.contexts = before, contexts
         return join(then, other)
 
     def tuple_(self, node: cst.Tuple | cst.List) -> Val:
@@ -1255,7 +1270,9 @@ class _Scope:
         if isinstance(func, cst.Attribute):
             owner = self.eval(func.value)
             args, kwargs = self.arguments(node)
-            return self.method_call(node, owner, func.attr.value, args, kwargs)
+            result = self.method_call(node, owner, func.attr.value, args, kwargs)
+            layer = owner.kind == "instance" and isinstance(owner.ref, ClassFlow) and owner.ref.attribute(func.attr.value)
+            return _from_layer(result, func.attr.value) if layer and layer.kind in ("layer", "instance") else result
         callee = self.eval(func)
         args, kwargs = self.arguments(node)
         if callee.kind == "ext":
@@ -1460,7 +1477,7 @@ class _Scope:
         elif init is None:
             external = self.external_base(model)
             if external and facts.is_distribution(external):
-                return self.distribution(node, external, args, kwargs)
+                instance.ref.attributes[_BASE] = self.distribution(node, external, args, kwargs)
         self.record("call", node, name=model.name, args=args, kwargs=kwargs, callee=init or symbol, frame=frame, value=instance)
         return instance
 
@@ -1517,6 +1534,8 @@ class _Scope:
             return Val("list", items=((None, Val("number")),))
         if name == "getattr" and len(args) >= 2 and isinstance(args[1].const, str):
             return self.member(first, args[1].const, node)
+        if name == "sum" and first.items:
+            return join_all(first.elements()).but(const=NOTHING, made=EMPTY)
         if name in ("len", "int", "abs", "sum"):
             return Val("number", ref=None)
         return Val("bool") if name in ("isinstance", "hasattr", "bool", "any", "all") else UNKNOWN
@@ -1572,6 +1591,8 @@ class _Scope:
             return self.compiled(node, args, kwargs)
         if name in facts.DATA_FACTORIES:
             return self.data_factory(first, kwargs)
+        if name == "torch.autograd.Variable":
+            return first
         if name.startswith("torch.nn.Parameter") or name == "torch.nn.parameter.Parameter":
             return first.but(made=EMPTY, kind="tensor", tags=first.tags | {"parameter"})
         if name == "torch.where":
@@ -1628,7 +1649,7 @@ class _Scope:
         if "zeros" in target.tags and known is not None and known != 0 and not target.roles & {"logits"}:
             bias = mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
             return bias  # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
-        mark = MaskMark(node, self.module, known, additive, mask.origins, self.interpreter.order_of(node))
+        mark = MaskMark(node, self.function, known, additive, mask.origins, self.interpreter.order_of(node))
         event_value = result.but(masked=target.masked | {mark}, tags=target.tags | ({"neg_inf"} if known == float("-inf") else EMPTY))
         self.record("mask", node, target=target, other=mask, value=fill, name=spelling)
         return event_value
@@ -1775,6 +1796,9 @@ class _Scope:
             self.record("lift", node, value=value)
         if name in ("view_as", "expand_as", "reshape_as", "broadcast_to") and value.origins:
             self.record("rank_check", node, value=value)
+        if name in ("reshape", "view") and value.origins and "mask" in value.roles:
+            if any(isinstance(arg.value, cst.Attribute) and dotted(arg.value).startswith("self.") for arg in node.args):
+                self.record("size_check", node, value=value)
         if name in ("reshape", "view") and value.origins and len(args) == 1 and args[0].kind == "shape":
             self.record("rank_check", node, value=value)
         return value.but(rank=rank, tags=value.tags - {"rank_guarded"}, kind="tensor" if value.kind == "tensor" else "unknown")
@@ -1792,15 +1816,16 @@ class _Scope:
     def computed(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         keep = value.tags & _CARRIED
         if name in ("softmax",):
-            return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked)
+            return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
         if name in ("log_softmax",):
-            return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked)
+            return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
         if name == "logsumexp":
             return tensor(value.rank, tags=keep | {"lse"})
         if name in ("log", "log_"):
             if "mask" in value.roles:
                 return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf")), tags=EMPTY)
-            return tensor(value.rank, tags=keep | ({"logp"} if "p" in value.tags else EMPTY) | ({"log_of_count"} if "count" in value.tags else EMPTY))
+            tags = keep | ({"logp"} if "p" in value.tags else EMPTY) | ({"log_of_count"} if "count" in value.tags else EMPTY)
+            return tensor(value.rank, dtype=value.dtype, tags=tags)
         if name in ("exp",):
             return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
@@ -1817,6 +1842,8 @@ class _Scope:
         if name in facts.REDUCTIONS:
             return self.reduced(value, name, args, kwargs, keep)
         if name == "gather":
+            if "logp" in value.tags:
+                self.record("dist", node, name="gather", target=value)
             roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
@@ -1826,7 +1853,14 @@ class _Scope:
         if name in facts.SAME:
             changed = name not in facts.KEEPS_IDENTITY
             return value.but(made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown")
+        if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
+            part = value.but(rank=value.rank - 1 if name == "unbind" and value.rank else value.rank if name != "unbind" else None)
+            return Val("list", items=((None, part),), roles=value.roles & {"hidden"})
+        if name == "where" and len(args) >= 2 and not function:
+            return self.where(node, (args[0], value, args[1]))
         if name in ("multinomial",):
+            if "p" in value.tags:
+                self.record("dist", node, name="multinomial", target=value)
             return tensor(None, "action", tags=keep)
         if name in ("linear",):
             return tensor(value.rank, tags=keep)
@@ -1837,6 +1871,8 @@ class _Scope:
         bound = low.const if isinstance(low.const, (int, float)) and not isinstance(low.const, bool) else None
         if "mask_bias" in value.roles and isinstance(value.ref, tuple):
             return value.but(ref=("bias", constant_key(low)))
+        if "mask" in value.roles and bound is not None and bound > 0:
+            value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
         tags = tags - {"tiny_clamp"}
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
@@ -1934,6 +1970,23 @@ def _guards(scope: _Scope, test: cst.BaseExpression, truth: bool) -> frozenset[s
     return EMPTY
 
 
+def _from_layer(value: Val, name: str) -> Val:
+    """What `self.name(...)` gave remembers which layer it came out of, as an origin `@name`."""
+    return value.but(origins=value.origins | {f"@{name}"}) if value.is_tensorish else value
+
+
+def _is_small(value: Val) -> bool:
+    """Whether a container holds a bounded number of things; what grows without end is not followed."""
+    seen = 0
+    stack = [value]
+    while stack:
+        seen += 1
+        if seen > MAX_PARTS:
+            return False
+        stack.extend(stack.pop().elements())
+    return True
+
+
 def _is_none(value: Val) -> bool | None:
     """Whether a value is None: known for None itself and for tensors and containers that no branch made optional."""
     if value.kind == "none":
@@ -1950,11 +2003,11 @@ def _named_kind(name: str) -> str:
 
 
 def _class_of(value: Val, interpreter: Interpreter) -> ClassModel | None:
-    """The project class of an instance. Classes of files without torch say nothing about tensors and stay unread."""
+    """The project class of an instance."""
     ref = value.ref
     if isinstance(ref, (ClassFlow, _Object)):
         return ref.model
-    if ref is None or isinstance(ref, tuple) or not interpreter.models.project.mentions_torch(ref.path):
+    if ref is None or isinstance(ref, tuple):
         return None
     return interpreter.models.find_class(ref)
 

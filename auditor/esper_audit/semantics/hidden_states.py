@@ -11,7 +11,7 @@ import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.network import HOT_ROLES, NetworkClass
-from esper_audit.semantics.roles import INITIAL_STATE, tensor_role
+from esper_audit.semantics.roles import INITIAL_STATE, names_hidden_state
 from esper_audit.semantics.values import Made, Val
 
 
@@ -64,7 +64,7 @@ def _states(net: NetworkClass) -> Iterator[tuple[Val, str, str]]:
                     yield state, "the state it is called with", event.function.qualified
     if net.recurrent:
         for event in net.stores:
-            if tensor_role(event.name) == "hidden":
+            if names_hidden_state(event.name):
                 yield event.value, f"`self.{event.name}`", event.function.qualified
 
 

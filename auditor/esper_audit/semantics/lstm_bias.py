@@ -23,6 +23,7 @@ class ForgetBiasWrite:
     bias: str
     value: float | None
     symbol: str
+    layer: str = ""  # what stands before `.bias_ih`, to tell two layers apart
 
 
 def forget_bias_writes(net: NetworkClass, module: ModuleModel) -> Iterator[ForgetBiasWrite]:
@@ -30,6 +31,9 @@ def forget_bias_writes(net: NetworkClass, module: ModuleModel) -> Iterator[Forge
     used = {node.value for node in descendants(net.model.node) if isinstance(node, cst.Name)}
     helpers = [module.functions[name] for name in module.index.functions if name in used and name in module.functions]
     for scope in (*net.model.own_methods.values(), *helpers):
+        text = module.code(scope.node)
+        if re.search(r"bias_hh\w*(\.data)?\.zero_|zeros_\([^()]*bias_hh|constant_\([^()]*bias_hh[^()]*, 0", text):
+            continue  # one of the two is set back to zero
         yield from _writes_in(module, scope.node, scope.qualified)
 
 
@@ -38,11 +42,15 @@ def _writes_in(module: ModuleModel, scope: cst.FunctionDef, symbol: str) -> Iter
     for call in find(scope, cst.Call):
         subject, value = _filled(call)
         if isinstance(subject, cst.Subscript) and _is_forget_slice(module, parents, subject):
-            yield ForgetBiasWrite(call, _which_bias(module, parents, subject), value, symbol)
+            yield ForgetBiasWrite(call, _which_bias(module, parents, subject), value, symbol, _layer(module, subject))
     for assign in find(scope, cst.Assign):
         target = assign.targets[0].target
         if isinstance(target, cst.Subscript) and _is_forget_slice(module, parents, target):
-            yield ForgetBiasWrite(assign, _which_bias(module, parents, target), _number(assign.value), symbol)
+            yield ForgetBiasWrite(assign, _which_bias(module, parents, target), _number(assign.value), symbol, _layer(module, target))
+
+
+def _layer(module: ModuleModel, subject: cst.Subscript) -> str:
+    return module.code(subject).partition(".bias_")[0]
 
 
 def _filled(call: cst.Call) -> tuple[cst.BaseExpression | None, float | None]:
@@ -66,11 +74,23 @@ def _number(node: cst.BaseExpression) -> float | None:
 
 def _is_forget_slice(module: ModuleModel, parents: Parents, node: cst.Subscript) -> bool:
     """`[n // 4 : n // 2]`, `[h : 2 * h]` and their spellings: the second of the four gates."""
-    if len(node.slice) != 1 or not isinstance(node.slice[0].slice, cst.Slice):
+    if len(node.slice) != 1:
+        return False
+    if isinstance(node.slice[0].slice, cst.Index):
+        # `bias.chunk(4)[1]`, `bias.view(4, -1)[1]`
+        text = _text(module, node)
+        return bool(re.search(r"\.(chunk4(,0|,dim=0)?|view4,-1|reshape4,-1)\[1\]$", text))
+    if not isinstance(node.slice[0].slice, cst.Slice):
         return False
     piece = node.slice[0].slice
     if piece.lower is None or piece.upper is None:
         return False
+    if isinstance(piece.lower, cst.Integer) and isinstance(piece.upper, cst.Integer):
+        low_value, high_value = literal_number(piece.lower), literal_number(piece.upper)
+        return 0 < low_value and high_value == 2 * low_value
+    raw_low, raw_high = _text(module, piece.lower), _text(module, piece.upper)
+    if raw_high in (f"2*{raw_low}", f"{raw_low}*2"):
+        return True
     low, high = _resolved(module, parents, piece.lower), _resolved(module, parents, piece.upper)
     if low.endswith("//4") and high == low[:-1] + "2":
         return True

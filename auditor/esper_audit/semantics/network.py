@@ -27,7 +27,9 @@ _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|
 _HALF_WORDS = (b"float16", b"half", b"autocast", b"GradScaler")
 # Events that cannot occur where none of these texts does.
 _NEEDS = {"mask": (b"mask", b"avail", b"legal", b"valid"), "dist": (b"distributions",)}
-_COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b")
+_COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
+_SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile|_dynamo")
+_RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")
 MAX_CALLERS = 24
 
 
@@ -109,7 +111,7 @@ class NetworkClass:
     def with_role(self, *wanted: str) -> Iterator[Function]:
         """The methods that play one of the given roles."""
         for name, role in self.roles.items():
-            if role in wanted:
+            if role in wanted and (role != role_names.OTHER or name in self.model.own_methods):
                 yield self.model.methods[name]
 
     def frames(self, *wanted: str) -> Iterator[Frame]:
@@ -141,7 +143,10 @@ class NetworkClass:
         return tuple(found.values())
 
     def events(self, *kinds: str) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
-        """Events of the given kinds that any method reaches: some networks dispatch by name to methods of any name."""
+        """Events of the given kinds that any method reaches: some networks dispatch by name to methods of any name.
+
+        Of inherited methods only the hot ones count; the others are read where they are defined.
+        """
         yield from self._events(ALL_ROLES, kinds)
 
     def hot_events(self, *kinds: str) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
@@ -222,6 +227,12 @@ class NetworkClass:
         return tuple(head for head in self.heads if head.role == "policy")
 
     @cached_property
+    def acting_heads(self) -> tuple[Head, ...]:
+        """The policy heads whose output is seen to reach an action distribution."""
+        acting = {origin[1:] for _, event, _ in self.events("dist") for origin in event.target.origins if origin.startswith("@")}
+        return tuple(head for head in self.policy_heads if head.name in acting)
+
+    @cached_property
     def is_policy(self) -> bool:
         """Whether the class acts: a distribution, an act or evaluate method next to heads, or actor and critic parts."""
         names = set(self.roles.values())
@@ -249,7 +260,7 @@ class NetworkClass:
         found: dict[str, None] = {}
         for _, event, _stack in self.hot_events("mask"):
             for origin in sorted(event.other.origins):
-                if "/" not in origin:
+                if "/" not in origin and "@" not in origin:
                     found[origin] = None
         for function in self.with_role(*HOT_ROLES):
             for param in function.params:
@@ -290,8 +301,9 @@ class NetworkClass:
     def compilers(self) -> Iterator[Caller]:
         """The callers in files that compile something; of these, the classes and functions that do."""
         for path in self.caller_files:
-            if _COMPILES.search(self.project.source(path).data):
-                yield from self._callers_in(path, _COMPILES)
+            data = self.project.source(path).data
+            if _COMPILES.search(data):
+                yield from self._callers_in(path, None if _RENAMES_COMPILE.search(data) else _SAYS_COMPILE)
 
     @cached_property
     def compiles_itself(self) -> bool:
@@ -381,7 +393,7 @@ class NetworkClass:
         stem = self.module.path.stem
         found = []
         for path in files:
-            if not self.project.is_test_file(path):
+            if not self.project.is_test_code(path):
                 continue
             words = self.project.words(path)
             if self.simple_name.encode() in words or (stem.encode() in words and self._imports_module(path)):
@@ -398,16 +410,21 @@ class NetworkClass:
         return any(target.endswith("." + self.module.path.stem) or target == self.module.path.stem for target in index.imports.values())
 
     def reached_by_tests(self) -> bool:
-        """Whether a test names code that names the class: tests of the trainer exercise its network, too."""
-        tests = [path for path in self.project.python_files or () if self.project.is_test_file(path)]
-        for caller in self.caller_files:
-            index = self.project.index(caller)
-            if index is None:
-                continue
-            names = {caller.stem, *index.classes, *index.functions} - {"main", "__init__"}
+        """Whether a test names code that names the class, or code that names that: tests of a trainer count."""
+        tests = [path for path in self.project.python_files or () if self.project.is_test_code(path)]
+        files, seen = list(self.caller_files), set(self.caller_files)
+        for _ in range(2):
+            names = {name for path in files for name in self._defined(path)}
             if any(name.encode() in self.project.words(test) for test in tests for name in names):
                 return True
+            callers = {path for name in sorted(names) for path in (self.project.files_naming(name) or ())[:MAX_CALLERS]}
+            files = sorted(callers - seen)[:MAX_CALLERS]
+            seen.update(files)
         return False
+
+    def _defined(self, path: Path) -> set[str]:
+        index = self.project.index(path)
+        return {path.stem, *index.classes, *index.functions} - {"main", "__init__", "train", "run"} if index else set()
 
     def reads_attribute(self, name: str) -> bool | None:
         """Whether any project code reads `.name`, or names it in a string; None when the project is too large."""

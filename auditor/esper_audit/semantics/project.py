@@ -384,6 +384,8 @@ class Project:
         if index is None or name not in index.classes:
             return False
         entry = index.classes[name]
+        if _is_environment(entry.node):
+            return False
         foreign = False
         for base in entry.bases:
             symbol = self.lookup_from(path, name, base)
@@ -423,11 +425,17 @@ class Project:
 
     @cached_property
     def python_files(self) -> tuple[Path, ...] | None:
-        """All Python files of the project, sorted; None when there are too many to look through."""
+        """All Python files of the project, sorted; None when there are too many to look through.
+
+        A folder without a marker is no project: of it, only the files beside the audited one count.
+        """
         found: list[Path] = []
         total = 0
-        for folder, folders, names in os.walk(self.root):
-            folders[:] = sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.startswith("."))
+        marked = any((self.root / marker).exists() for marker in _MARKERS)
+        for visited, (folder, folders, names) in enumerate(os.walk(self.root)):
+            if visited > MAX_FILES:
+                return None
+            folders[:] = [] if not marked else sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.startswith("."))
             if Path(folder) != self.root and any(name in names for name in ("pyvenv.cfg",)):
                 folders[:] = []
                 continue
@@ -459,7 +467,7 @@ class Project:
     @staticmethod
     def is_test_file(path: Path) -> bool:
         """Whether pytest or unittest would collect tests from the file."""
-        return path.name.startswith("test_") or path.stem.endswith("_test")
+        return path.name.startswith(("test_", "tests_")) or path.stem.endswith(("_test", "_tests"))
 
     def is_test_code(self, path: Path) -> bool:
         """Whether the file is a test or stands in a folder of tests of this project."""
@@ -514,6 +522,15 @@ class Project:
                 found = tuple(path for path in files if word in self.words(path))
             self._naming[name] = found
         return self._naming[name]
+
+
+_ENVIRONMENT_METHODS = (frozenset({"_step", "_reset"}), frozenset({"step", "reset", "render"}), frozenset({"step", "reset", "close"}))
+
+
+def _is_environment(node: ast.ClassDef) -> bool:
+    """Environments and their transforms are modules in some libraries, but no networks."""
+    methods = {member.name for member in node.body if isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    return any(wanted <= methods for wanted in _ENVIRONMENT_METHODS)
 
 
 _PLAIN_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol", "typing.NamedTuple", "enum.Enum"})

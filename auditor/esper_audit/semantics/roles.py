@@ -39,14 +39,15 @@ def method_role(name: str) -> str:
 _NOT_A_TENSOR = re.compile(r"(^(num|n|max|min|use|has|is|len|size|dim)_)|(_(dims?|sizes?|layers?|num|count|cls|class|fn|head|net|shapes?|key|keys|names?|coefs?|loss|losses|weights?|bias|lr|eps|spec|space)$)")
 _OTHER_MASK = re.compile(r"attn|attention|causal|pad|src_|tgt_|seq|episode|done|dead|alive|active|loss|bootstrap|key_mask|trunc|^valid_mask$|_valid_mask$|^valid_masks$|tril|triu|terminal|not_reset|reset|drop")
 _TENSOR_ROLES = (
-    ("mask", re.compile(r"(.*_)?masks?(_\w+)?|(available|avail|legal|valid|illegal|unavailable)_actions?(_\w+)?|avails?|invalid_actions?|action_availability")),
+    ("mask", re.compile(r"(.*_)?masks?(_\w+)?|(available|avail|legal|valid|illegal|unavailable)_actions?(_\w+)?|avails?|invalid_actions?|action_availability|(il)?legal|forbidden|invalid|unavailable")),
     ("logits", re.compile(r"(.*_)?logits?(_\w+)?")),
     ("log_prob", re.compile(r"(.*_)?(log_?probs?|log_?pis?|logps?|log_pa|action_logp)(_\w+)?")),
     ("entropy", re.compile(r"(.*_)?(entropy|entropies|ent)(_\w+)?")),
     ("probs", re.compile(r"(.*_)?(probs?|probabilities)(_\w+)?")),
     ("hidden", re.compile(
         r"(.*_)?(hidden|hiddens|hidden_states?|hxs|rnn_states?|lstm_states?|gru_states?|recurrent_states?|core_states?|cell_states?|recurrent_cell|carry|memory|"
-        r"rnn_hxs?|hx|cx|h0|c0|h_0|c_0|h_n|c_n|h|c|h_in|c_in|initial_states?|init_states?|actor_hidden|critic_hidden)(_(in|out|new|next|h|c|t|state|states|flat|seq))?")),
+        r"rnn_hxs?|hx|cx|h0|c0|initial_states?|init_states?|actor_hidden|critic_hidden)(_(in|out|new|next|h|c|t|state|states|flat|seq))?"
+        r"|(new_|next_|prev_|last_|init_)?[hc](_(0|n|t|in|out|new|next|prev|last|init))?")),
     ("value", re.compile(r"((new|next|state|old|pred|predicted|critic)_)?(values?|v|vf|vpred|v_preds?|value_preds?|critic_out|baseline)(_\w+)?")),
     ("action", re.compile(r"(.*_)?(actions?|acts?)(_\w+)?")),
     ("obs", re.compile(r"(.*_)?(obs|observations?|inputs?)(_\w+)?|x|states?|state_t|next_states?")),
@@ -67,6 +68,11 @@ def tensor_role(name: str) -> str:
                 return ""
             return role
     return ""
+
+
+def names_hidden_state(name: str) -> bool:
+    """Whether an attribute's name says without doubt that it keeps a hidden state; `c` alone may be anything."""
+    return tensor_role(name) == "hidden" and len(name.strip("_")) > 3
 
 
 def names_other_mask(name: str) -> bool:

@@ -28,7 +28,7 @@ def _looks_like_axes(text: str) -> bool:
     axes = [axis.strip() for axis in re.split(r",|\s+x\s+|×", text) if axis.strip()]
     return any(axis.lower() in _AXIS_NAMES or "_dim" in axis or "num_" in axis or axis.endswith(("_size", "_len")) for axis in axes) or all(
         re.fullmatch(r"[A-Z][A-Za-z0-9]{0,2}|\d+", axis) for axis in axes
-    )
+    ) and any(not axis.isdigit() for axis in axes)
 
 
 @lru_cache(maxsize=4096)
@@ -38,6 +38,8 @@ def ranks_in(text: str) -> tuple[int, ...]:
     `# [batch, dim] or [batch, 1, dim]` gives `(2, 3)`: a caller that needs one rank takes it only when there is one.
     """
     ranks: list[int] = []
+    if "broadcast" in text.lower():
+        return ()  # then other ranks are welcome, too
     matches = list(_WORD_SHAPE.finditer(text)) or [m for m in _SHAPE.finditer(text) if _looks_like_axes(m.group(1))]
     for match in matches:
         rank = _rank(match.group(1))

@@ -39,7 +39,7 @@ class MaskMark:
     """A masking step that a value went through. `constant` is a float, "finfo.min", or None when unknown."""
 
     node: cst.CSTNode
-    module: Any
+    function: Any  # the Function it stands in; kept loose to avoid an import cycle
     constant: float | str | None
     additive: bool
     origins: frozenset[str] = EMPTY  # the parameters that the mask came from

@@ -23,6 +23,7 @@ from esper_audit.rulekit import (
     Severity,
     descendants,
     dotted,
+    find,
 )
 from esper_audit.semantics.torch_facts import COMPILE
 
@@ -132,9 +133,12 @@ class CompileCoversForwardOnly(Rule):
                 if name not in covered and (not _calls_itself(call.callee) if in_place else "compiled" in call.target.tags)
             }
             known = bool(eager)
-            if not known and not calls and not in_place:
-                # Whoever compiles the network often hands it on; then the method's name is all there is to go by.
-                eager = {name: call for name in self._methods(net) if name not in covered for call in [next(net.calls_by_name(name), None)] if call}
+            if not known and not in_place and _takes_its_place(site):
+                # Whoever compiles the network often hands it on; then other files, or the method's name, have to tell.
+                eager = {name: (call.module, call.node) for name, call in calls.items() if name not in covered}
+                eager = eager or {
+                    name: call for name in self._methods(net) if name not in covered for call in [next(net.calls_by_name(name), None)] if call
+                }
             if eager:
                 names = ", ".join(f"`{name}`" for name in sorted(eager))
                 yield Hit(
@@ -279,3 +283,14 @@ class CompileCoversForwardOnly(Rule):
 def _calls_itself(function: Function) -> bool:
     """Whether the method goes through `self(...)`, which an in-place `compile()` does cover."""
     return any(isinstance(node, cst.Call) and dotted(node.func) == "self" for node in descendants(function.node))
+
+
+def _takes_its_place(site: Event) -> bool:
+    """Whether the compiled wrapper is kept under the name of the network, or handed on: `x = torch.compile(x)`."""
+    assert isinstance(site.node, cst.Call)
+    wrapped = site.module.code(site.node.args[0].value) if site.node.args else ""
+    scope = [site.function.node] if site.function.node is not None else list(site.module.statements)
+    for assign in (assign for node in scope for assign in find(node, cst.Assign)):
+        if any(node is site.node for node in descendants(assign.value)):
+            return site.module.code(assign.targets[0].target) == wrapped
+    return True

@@ -76,7 +76,7 @@ class NormaliserClampUnderflow(Rule):
         if not net.mentions(b"clamp", b"clip"):
             return
         for _, event, _stack in net.events("divide"):
-            if "tiny_clamp" not in event.other.tags:
+            if "tiny_clamp" not in event.other.tags or not isinstance(event.other.ref, tuple):
                 continue
             bound = event.other.ref[1]
             entropy = "entropy" in event.target.roles or "log_of_count" in event.other.tags

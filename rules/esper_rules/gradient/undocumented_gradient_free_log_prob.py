@@ -5,12 +5,46 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from esper_audit.rulekit import ACT, Case, Category, Confidence, Hit, ModuleModel, NetworkClass, Note, Praise, Rule, Severity, gradient_free_block, leaves
+import libcst as cst
+
+from esper_audit.rulekit import (
+    ACT,
+    Case,
+    Category,
+    Confidence,
+    Function,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Praise,
+    Rule,
+    Severity,
+    descendants,
+    gradient_free_block,
+    leaves,
+    literal_string,
+)
 
 _SAYS_SO = re.compile(
-    r"differentiab|gradient|backprop|back-prop|detach|no[_ -]?grad\b|requires_grad|autograd|old[_ ]log|behaviou?r[_ ](policy|log)|rollout only|not for training",
+    r"differentiab|(?<!policy )(?<!policy-)gradients?\b|backprop|back-prop|detach|no[_ -]?grad\b|requires_grad|autograd|old[_ ]log"
+    r"|behaviou?r[_ ](policy|log)|rollout only|not for training|recompute|use `{0,2}evaluate",
     re.IGNORECASE,
 )
+
+
+def _says_so(function: Function) -> bool:
+    """Whether docstrings, comments or the keys of the result say that no gradient flows through the log-probs."""
+    words = [function.docstring, function.owner.docstring if function.owner else ""]
+    for node in descendants(function.node):
+        if isinstance(node, cst.SimpleString):
+            words.append(literal_string(node) or "")
+        elif isinstance(node, cst.SimpleStatementLine):
+            lines = [*node.leading_lines, node.trailing_whitespace]
+            words += [line.comment.value for line in lines if line.comment is not None]
+        elif isinstance(node, (cst.With, cst.If, cst.For)):
+            words += [line.comment.value for line in node.leading_lines if line.comment is not None]
+    return any(_SAYS_SO.search(text) for text in words)
 
 
 class UndocumentedGradientFreeLogProb(Rule):
@@ -87,10 +121,10 @@ class UndocumentedGradientFreeLogProb(Rule):
             return
         for frame in net.frames(ACT):
             function = frame.function
-            if function.module is not module or _SAYS_SO.search(function.docstring):
+            if function.module is not module:
                 continue
             born = {tag for value in leaves(frame.result, "log_prob") for tag in value.tags & {"inference_mode", "no_grad"}}
-            if not born:
+            if not born or _says_so(function):
                 continue
             context = "inference_mode" if "inference_mode" in born else "no_grad"
             returned = [event for event in frame.events if event.kind == "return"]
@@ -108,7 +142,7 @@ class UndocumentedGradientFreeLogProb(Rule):
             return
         for frame in net.frames(ACT):
             function = frame.function
-            if function.module is module and _SAYS_SO.search(function.docstring) and any(
+            if function.module is module and _says_so(function) and any(
                 value.tags & {"inference_mode", "no_grad"} for value in leaves(frame.result, "log_prob")
             ):
                 yield Praise(function.node.name, f"`{function.name}` says that its log-probs carry no gradient", symbol=function.qualified)

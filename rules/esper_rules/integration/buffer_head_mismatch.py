@@ -37,6 +37,7 @@ class BufferHeadMismatch(Rule):
     ```python
     import torch
     from torch import nn
+    from torch.distributions import Categorical
 
     class Policy(nn.Module):
         def __init__(self):
@@ -44,8 +45,8 @@ class BufferHeadMismatch(Rule):
             self.move_head = nn.Linear(8, 4)
             self.tool_head = nn.Linear(8, 3)
 
-        def forward(self, obs):
-            return self.move_head(obs), self.tool_head(obs)
+        def act(self, obs):
+            return [Categorical(logits=head).sample() for head in (self.move_head(obs), self.tool_head(obs))]
 
     class RolloutBuffer:
         def __init__(self, steps):
@@ -58,6 +59,7 @@ class BufferHeadMismatch(Rule):
     ```python
     import torch
     from torch import nn
+    from torch.distributions import Categorical
 
     class Policy(nn.Module):
         def __init__(self):
@@ -65,8 +67,8 @@ class BufferHeadMismatch(Rule):
             self.move_head = nn.Linear(8, 4)
             self.tool_head = nn.Linear(8, 3)
 
-        def forward(self, obs):
-            return self.move_head(obs), self.tool_head(obs)
+        def act(self, obs):
+            return [Categorical(logits=head).sample() for head in (self.move_head(obs), self.tool_head(obs))]
 
     class RolloutBuffer:
         def __init__(self, steps):
@@ -96,9 +98,9 @@ class BufferHeadMismatch(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Families of buffer fields that leave a head of the network out."""
         for model, families in _families(net):
-            heads = {head.stem: head for head in net.policy_heads}
+            heads = {head.stem: head for head in net.acting_heads}
             for family, nodes in families.items():
-                missing = sorted(heads.keys() - nodes.keys())
+                missing = sorted(stem for stem in heads.keys() - nodes.keys() if family != "masks" or _is_masked(net, stem))
                 if not missing:
                     continue
                 yield Hit(
@@ -106,12 +108,12 @@ class BufferHeadMismatch(Rule):
                     f"`{model.name}` stores {family} for {_listed(nodes)}, but not for {_listed(missing)} of {net.name}",
                     module=model.module,
                     symbol=model.name,
-                    notes=tuple(Note(net.module, net.model.node.name, f"{net.name} has {len(heads)} heads: {_listed(heads)}") for _ in range(1)),
+                    notes=(Note(net.module, net.model.node.name, f"{net.name} has {len(heads)} heads: {_listed(heads)}"),),
                 )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """Buffers whose families cover every head."""
-        heads = {head.stem for head in net.policy_heads}
+        heads = {head.stem for head in net.acting_heads}
         for model, families in _families(net):
             if len(families) >= 2 and all(nodes.keys() >= heads for nodes in families.values()):
                 yield Praise(
@@ -148,6 +150,10 @@ class BufferHeadMismatch(Rule):
                     self.move_head = nn.Linear(8, 4)
                     self.tool_head = nn.Linear(8, 3)
 
+                def act(self, obs):
+                    out = {"move": self.move_head(obs), "tool": self.tool_head(obs)}
+                    return {name: torch.distributions.Categorical(logits=x).sample() for name, x in out.items()}
+
             class RolloutBuffer:
                 move_actions: torch.Tensor
                 tool_actions: torch.Tensor
@@ -158,6 +164,7 @@ class BufferHeadMismatch(Rule):
     INVALID = (
         Case({
             "network.py": """
+                import torch
                 from torch import nn
 
                 class Policy(nn.Module):
@@ -166,6 +173,11 @@ class BufferHeadMismatch(Rule):
                         self.move_head = nn.Linear(8, n)
                         self.tool_head = nn.Linear(8, n)
                         self.mode_head = nn.Linear(8, n)
+                        self.reward_head = nn.Linear(8, n)
+
+                    def act(self, x):
+                        logits = [self.move_head(x), self.tool_head(x), self.mode_head(x)]
+                        return [torch.distributions.Categorical(logits=logit).sample() for logit in logits]
             """,
             "storage.py": """
                 from dataclasses import dataclass
@@ -187,9 +199,14 @@ class BufferHeadMismatch(Rule):
     )
 
 
+def _is_masked(net: NetworkClass, stem: str) -> bool:
+    """Whether the network takes a mask for this head: one of its own, or one collection for all."""
+    return any(mask.startswith(stem) for mask in net.masks) or not any("_mask" in mask for mask in net.masks)
+
+
 def _families(net: NetworkClass) -> Iterable[tuple[ClassModel, dict[str, dict[str, object]]]]:
     """Per buffer, the families of per-head fields that name at least two heads of the network."""
-    heads = [head.stem for head in net.policy_heads]
+    heads = [head.stem for head in net.acting_heads]
     if len(heads) < 2:
         return
     for model in net.buffer_classes():

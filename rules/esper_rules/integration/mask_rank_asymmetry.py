@@ -89,10 +89,19 @@ class MaskRankAsymmetry(Rule):
             if frame.function.module is not module:
                 continue
             lifts = _lifts(frame)
-            lifted = {name: lift for name, lift in lifts.items() if any(name in masks for method, masks in bare.items() if method != frame.function.name)}
+            aliases = _aliases(frame)
+            sisters = {method: masks for method, masks in bare.items() if method != frame.function.name}
+            lifted = {
+                name: lift
+                for name, lift in lifts.items()
+                if any(name in masks or aliases.get(name, set()) & {f"{method}/{mask}" for mask in masks} for method, masks in sisters.items())
+            }
             if not lifted:
                 continue
-            careless = sorted(method for method, masks in bare.items() if method != frame.function.name and lifted.keys() & masks.keys())
+            known = lifted.keys() | {alias for name in lifted for alias in aliases.get(name, ())}
+            careless = sorted(
+                method for method, masks in sisters.items() if masks and known & (masks.keys() | {f"{method}/{mask}" for mask in masks})
+            )
             names = ", ".join(f"`{name}`" for name in lifted)
             first, last = next(iter(lifted.values())), list(lifted.values())[-1]
             notes = [Note(e.module, e.node, f"`{method}` applies it as it comes") for method in careless for e in [next(iter(bare[method].values()))]]
@@ -154,6 +163,40 @@ class MaskRankAsymmetry(Rule):
                 super().__init__()
                 self.action_head = nn.Linear(4, n)
 
+            def forward(self, obs, mask):
+                return self.action_head(obs).masked_fill(~mask, -1e4)
+
+            def act(self, obs, action_mask):
+                action_mask = action_mask if action_mask.dim() == 3 else action_mask.unsqueeze(1)  # <- ESP501
+                return Categorical(logits=self.forward(obs, action_mask)).sample()
+        """,
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.heads = nn.ModuleDict({"a": nn.Linear(4, n)})
+
+            def act(self, obs, masks):
+                for name, mask in masks.items():
+                    if mask.dim() != 3:
+                        masks[name] = mask.unsqueeze(1)  # <- ESP501
+                return {k: Categorical(logits=h(obs).masked_fill(~masks[k], -1e4)).sample() for k, h in self.heads.items()}
+
+            def evaluate_actions(self, obs, masks):
+                return {k: Categorical(logits=h(obs).masked_fill(~masks[k], -1e4)) for k, h in self.heads.items()}
+        """,
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
             def act(self, obs, avail_actions=None):
                 if avail_actions is not None and avail_actions.ndim < 3:
                     avail_actions = avail_actions[:, None, :]  # <- ESP501
@@ -177,6 +220,17 @@ def _lifts(frame: Frame) -> dict[str, Event]:
         if event.kind == "lift":
             for origin in sorted(event.value.origins & masks):
                 found.setdefault(origin, event)
+    return found
+
+
+def _aliases(frame: Frame) -> dict[str, set[str]]:
+    """Under which parameters of which other methods (`forward/mask`) each mask parameter is handed on."""
+    found: dict[str, set[str]] = {}
+    for event, _ in frame.walk():
+        if event.kind == "mask":
+            passed = {origin for origin in event.other.origins if "/" in origin}
+            for origin in event.other.origins & frame.params.keys():
+                found.setdefault(origin, set()).update(passed)
     return found
 
 

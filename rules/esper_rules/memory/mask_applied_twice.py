@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Event, Hit, MaskMark, ModuleModel, NetworkClass, Note, Rule, Severity, descendants
+from esper_audit.rulekit import Category, Confidence, Event, Hit, MaskMark, ModuleModel, NetworkClass, Note, Rule, Severity
 
 
 class MaskAppliedTwice(Rule):
@@ -81,11 +81,7 @@ class MaskAppliedTwice(Rule):
             if "mask" not in event.other.roles:
                 continue
             # Two steps in one function are read at a glance, and often combine two different masks.
-            earlier = [
-                mark
-                for mark in event.target.masked
-                if mark.node is not event.node and _elsewhere(mark, event) and _same_mask(mark, event)
-            ]
+            earlier = [mark for mark in event.target.masked if mark.function.node is not event.function.node and _same_mask(mark, event)]
             if not earlier or "logits" not in event.target.roles or not stack:
                 continue
             call = net.in_network(event, stack)
@@ -95,7 +91,7 @@ class MaskAppliedTwice(Rule):
                 f"`{call.name}` masks logits that are masked already: one needless copy per call",
                 module=call.module,
                 symbol=call.function.qualified,
-                notes=(Note(first.module, first.node, "masked first here"), Note(event.module, event.node, "and again here")),
+                notes=(Note(first.function.module, first.node, "masked first here"), Note(event.module, event.node, "and again here")),
             )
 
     VALID = (
@@ -139,11 +135,6 @@ class MaskAppliedTwice(Rule):
         """,
     )
 
-
-
-def _elsewhere(mark: MaskMark, event: Event) -> bool:
-    """Whether the earlier masking stands in another function than this one."""
-    return all(mark.node is not node for node in descendants(event.function.node))
 
 
 def _same_mask(mark: MaskMark, event: Event) -> bool:

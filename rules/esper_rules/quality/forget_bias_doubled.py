@@ -89,17 +89,19 @@ class ForgetBiasDoubled(Rule):
         """Writes to the forget slice that reach both biases."""
         if not any(layer.endswith(("LSTM", "LSTMCell")) for layer in net.recurrent.values()):
             return
-        single: dict[str, ForgetBiasWrite] = {}
+        single: dict[str, dict[str, ForgetBiasWrite]] = {}
         for write in forget_bias_writes(net, module):
             if write.value == 0 or write.value is not None and abs(write.value) <= 0.5:
                 continue
             if write.bias == "both":
                 total = f"{2 * write.value:g}" if write.value is not None else "twice the value"
                 yield self._hit(write, module, total, ())
-            elif write.bias and write.bias not in single:
-                single[write.bias] = write
-        if {"ih", "hh"} <= single.keys():
-            first, second = single["ih"], single["hh"]
+            elif write.bias:
+                single.setdefault(write.layer, {}).setdefault(write.bias, write)
+        for writes in single.values():
+            if not {"ih", "hh"} <= writes.keys():
+                continue
+            first, second = writes["ih"], writes["hh"]
             total = f"{first.value + second.value:g}" if first.value is not None and second.value is not None else "the sum of both"
             yield self._hit(second, module, total, (Note(module, first.node, "the other bias is written here"),))
 
