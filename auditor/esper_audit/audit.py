@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from esper_audit.rulekit.rule import Hit, Praise, Rule
     from esper_audit.semantics.flow import Interpreter
-    from esper_audit.semantics.model import ModuleModel, Models
+    from esper_audit.semantics.model import Models, ModuleModel
     from esper_audit.semantics.network import NetworkClass
 
 _RECURSION_LIMIT = 6000  # the parser accepts some 3,000 levels; the walk takes two frames for each
@@ -82,7 +82,9 @@ class _Workshop:
 class Auditor:
     """Audits files one by one and remembers what they share."""
 
-    def __init__(self, rules: Sequence[Rule], *, display: Callable[[Path], str], roles: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], *, display: Callable[[Path], str], roles: Mapping[str, str] | None = None
+    ) -> None:
         self.rules = tuple(rules)
         self.display = display
         self.roles = dict(roles or {})
@@ -92,6 +94,7 @@ class Auditor:
         """Audit one file; never raises for what is in it. `data` stands for the content, as with standard input."""
         shown = self.display(path)
         workshop = self._workshop(path)
+        path = workshop.project.same(path)
         if data is not None and not workshop.project.holds(path, data):
             workshop.project.add_source(path, data)
         limit = sys.getrecursionlimit()
@@ -123,7 +126,9 @@ class Auditor:
         audits = list(self._networks(workshop, path).values())
         errors = [error for audit in audits for error in audit.errors]
         return FileResult(
-            FileReport(shown, "crashed" if errors else "audited", tuple(a.card for a in audits), error="; ".join(errors)),
+            FileReport(
+                shown, "crashed" if errors else "audited", tuple(a.card for a in audits), error="; ".join(errors)
+            ),
             tuple(finding for audit in audits for finding in audit.findings),
             tuple(highlight for audit in audits for highlight in audit.highlights),
             tuple(sorted({consulted for audit in audits for consulted in audit.consulted} - {path})),
@@ -144,7 +149,9 @@ class Auditor:
                 consulted |= {network_path}
             findings += here
             highlights += praised
-        return FileResult(FileReport(shown, "audited"), tuple(findings), tuple(highlights), tuple(sorted(consulted - {path})))
+        return FileResult(
+            FileReport(shown, "audited"), tuple(findings), tuple(highlights), tuple(sorted(consulted - {path}))
+        )
 
     def _networks_around(self, path: Path, workshop: _Workshop) -> Iterable[tuple[Path, str]]:
         project = workshop.project
@@ -190,11 +197,15 @@ class Auditor:
             places.want_all(hits, praises)
         for net, hits, praises, audit in raw.values():
             audit.findings = _unique([_finding(rule, hit, net, places) for rule, hit in hits])
-            audit.highlights = sorted({_highlight(rule, praise, net, places) for rule, praise in praises}, key=lambda h: h.sort_key)
+            audit.highlights = sorted(
+                {_highlight(rule, praise, net, places) for rule, praise in praises}, key=lambda h: h.sort_key
+            )
         workshop.audits[path] = {name: audit for name, (_, _, _, audit) in raw.items()}
         return workshop.audits[path]
 
-    def _ask(self, net: NetworkClass, module: ModuleModel) -> tuple[list[tuple[Rule, Hit]], list[tuple[Rule, Praise]], list[str]]:
+    def _ask(
+        self, net: NetworkClass, module: ModuleModel
+    ) -> tuple[list[tuple[Rule, Hit]], list[tuple[Rule, Praise]], list[str]]:
         """Ask every rule about one network. A rule that crashes is reported and does not silence the others."""
         hits: list[tuple[Rule, Hit]] = []
         praises: list[tuple[Rule, Praise]] = []
@@ -275,7 +286,9 @@ def _finding(rule: Rule, hit: Hit, net: NetworkClass, places: _Places) -> Findin
 
 def _highlight(rule: Rule, praise: Praise, net: NetworkClass, places: _Places) -> Highlight:
     span = places.span(praise.module, praise.node)
-    return Highlight(rule.code, rule.name, rule.category, praise.message, span.path, span.line, praise.symbol or net.name)
+    return Highlight(
+        rule.code, rule.name, rule.category, praise.message, span.path, span.line, praise.symbol or net.name
+    )
 
 
 def _card(net: NetworkClass, display: Callable[[Path], str]) -> NetworkCard:
@@ -285,14 +298,19 @@ def _card(net: NetworkClass, display: Callable[[Path], str]) -> NetworkCard:
     index = net.project.index(net.module.path)
     assert index is not None  # the class came out of it
     cheap = index.classes[net.name]
-    lines = {node.name: node.lineno for node in ast.walk(cheap.node) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    lines = {node.name: node.lineno for node in cheap.node.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
     methods = [
         MethodCard(name, net.roles[name], lines.get(name, cheap.line), tuple(p.name for p in function.params[1:]))
         for name, function in model.own_methods.items()
         if name in net.roles and (net.roles[name] != OTHER or not name.startswith("_"))
     ]
     heads = {head.name for head in net.heads}
-    trunk = [name for name, value in net.layers.items() if name not in net.recurrent and name not in heads and value.ref[0] != "torch.nn.Parameter"]
+    others = [name for name in net.layers if name not in net.recurrent and name not in heads]
+    layers = [name for name in others if net.layers[name].ref[0] != "torch.nn.Parameter"]
+    order = list(net.layers)
+    core = min((order.index(name) for name in net.recurrent if name in order), default=len(order))
+    trunk = [name for name in layers if order.index(name) < core]
+    neck = [name for name in layers if order.index(name) > core]
     return NetworkCard(
         name=net.name,
         path=display(net.module.path),
@@ -301,6 +319,7 @@ def _card(net: NetworkClass, display: Callable[[Path], str]) -> NetworkCard:
         bases=model.base_names,
         core=", ".join(f"{name}: {layer.removeprefix('torch.')}" for name, layer in sorted(net.recurrent.items())),
         trunk=tuple(f"{name}: {net.layers[name].ref[0].removeprefix('torch.')}" for name in trunk),
+        neck=tuple(f"{name}: {net.layers[name].ref[0].removeprefix('torch.')}" for name in neck),
         heads=tuple(HeadCard(head.name, head.role, head.size) for head in net.heads),
         methods=tuple(methods),
         masks=net.masks,

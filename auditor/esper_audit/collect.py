@@ -220,14 +220,6 @@ def collect(
     notes: list[str] = []
     details: list[str] = []
 
-    def add(path: Path, *, explicit: bool) -> None:
-        key = os.path.realpath(path)
-        known = targets.get(key)
-        if known is None:
-            targets[key] = Target(path, display_path(path, cwd), explicit)
-        elif explicit:
-            targets[key] = replace(known, explicit=True)
-
     for number, word in enumerate(paths):
         path = Path(os.path.abspath(cwd / word))
         if word == STDIN:
@@ -242,14 +234,14 @@ def collect(
             found = False
             for file in walk.files():
                 found = True
-                add(file, explicit=False)
+                _add(targets, file, cwd, explicit=False)
             walked.append(path)
             notes.extend(f"cannot look into {display_path(at, cwd)!r}: {why}" for at, why in walk.closed)
             details.extend(f"link not followed: {display_path(link, cwd)}" for link in walk.links)
             if not found and not walk.closed:
                 notes.append(f"no Python files to audit under {word!r}")
         else:
-            add(path, explicit=True)
+            _add(targets, path, cwd, explicit=True)
     return Collection(
         targets=tuple(sorted(targets.values(), key=lambda target: target.display)),
         excluded=tuple(sorted(set(excluded))),
@@ -258,6 +250,16 @@ def collect(
         notes=tuple(notes),
         details=tuple(details),
     )
+
+
+def _add(targets: dict[str, Target], path: Path, cwd: Path, *, explicit: bool) -> None:
+    """Take in a file once, under whichever of its names comes first."""
+    key = os.path.realpath(path)
+    known = targets.get(key)
+    if known is None:
+        targets[key] = Target(path, display_path(path, cwd), explicit)
+    elif explicit:
+        targets[key] = replace(known, explicit=True)
 
 
 def _is_excluded(path: Path, exclude: Patterns, cwd: Path) -> bool:

@@ -149,18 +149,18 @@ def _show(shown: str | None, outputs: tuple[Output, ...], report: AuditReport, r
 # --- the commands that tell about the tool
 
 
-def _catalogue(config: str | None, isolated: bool) -> tuple[Catalogue, CheckRequest]:
+def _catalogue(config: str | None, *, isolated: bool) -> tuple[Catalogue, CheckRequest]:
     request = CheckRequest(config=config, isolated=isolated)
     return Catalogue(settings_for(request, current_folder()).plugins), request
 
 
 def explain(word: str, *, config: str | None = None, isolated: bool = False, color: str = "auto") -> int:
     """Print the page of a rule, given its code or its name."""
-    return guarded(lambda: _explain(word, config, isolated, color))
+    return guarded(lambda: _explain(word, config, color, isolated=isolated))
 
 
-def _explain(word: str, config: str | None, isolated: bool, color: str) -> int:
-    catalogue, _ = _catalogue(config, isolated)
+def _explain(word: str, config: str | None, color: str, *, isolated: bool) -> int:
+    catalogue, _ = _catalogue(config, isolated=isolated)
     infos = catalogue.infos
     info = infos.get(spelled(word)) or next((info for info in infos.values() if info.name == word.lower()), None)
     if info is None:
@@ -191,11 +191,11 @@ def page(info: RuleInfo) -> str:
 
 def list_rules(format: str = "table", *, config: str | None = None, isolated: bool = False, color: str = "auto") -> int:
     """Print code, name, severity, fix and probe of every rule."""
-    return guarded(lambda: _list_rules(format, config, isolated, color))
+    return guarded(lambda: _list_rules(format, config, color, isolated=isolated))
 
 
-def _list_rules(format: str, config: str | None, isolated: bool, color: str) -> int:
-    catalogue, _ = _catalogue(config, isolated)
+def _list_rules(format: str, config: str | None, color: str, *, isolated: bool) -> int:
+    catalogue, _ = _catalogue(config, isolated=isolated)
     infos = list(catalogue.infos.values())
     if format == "json":
         import json
@@ -241,10 +241,10 @@ def _list_rules(format: str, config: str | None, isolated: bool, color: str) -> 
 
 def show_config(path: str, *, config: str | None = None, isolated: bool = False) -> int:
     """Print the settings in force for a path and where each came from."""
-    return guarded(lambda: _show_config(path, config, isolated))
+    return guarded(lambda: _show_config(path, config, isolated=isolated))
 
 
-def _show_config(path: str, config: str | None, isolated: bool) -> int:
+def _show_config(path: str, config: str | None, *, isolated: bool) -> int:
     from esper_audit.collect import missing
 
     cwd = current_folder()

@@ -27,6 +27,7 @@ class ProgressBar:
         return self._bar is not None
 
     def __call__(self, done: int, total: int, path: str) -> None:
+        """Say how far the run is; nothing is shown while it is young."""
         if self._bar is None:
             if self._clock() - self._began < PATIENCE:
                 return

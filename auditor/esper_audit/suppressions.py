@@ -133,7 +133,7 @@ def read_comments(source: Source, path: str) -> Comments:
             stop = end.start() if end else len(token.string)
             text_of_it = token.string[match.start() : stop].rstrip()
             span = Span(path, row, column + match.start() + 1, row, column + match.start() + len(text_of_it) + 1)
-            read = _directive(match["word"], token.string[match.end() : stop], span, indented)
+            read = _directive(match["word"], token.string[match.end() : stop], span, indented=indented)
             if isinstance(read, Malformed):
                 malformed.append(read)
             elif read.first_line is None:
@@ -156,7 +156,7 @@ def _lines(logical: Sequence[_Logical], number: int, row: int) -> tuple[int, int
     return first, last
 
 
-def _directive(word: str, rest: str, span: Span, indented: bool) -> Suppression | Malformed:
+def _directive(word: str, rest: str, span: Span, *, indented: bool) -> Suppression | Malformed:
     """One directive; line numbers are filled in by the caller (0 here, None for a whole file)."""
     help = f"write `{LINE_FORM}` on the line or above the statement, or `{FILE_FORM}` at file level"
     if word not in ("ignore", "file-ignore"):
@@ -230,7 +230,7 @@ def decide(
             continue
         own.extend(_finding(INVALID, malformed.span, malformed.message, malformed.help) for malformed in said.malformed)
         for suppression in said.suppressions:
-            own.extend(_judge(suppression, path, known, by_name, used, judged))
+            own.extend(_judge(suppression, path, known, used, judged))
             if require_reason and not suppression.reason:
                 own.append(_without_reason(suppression))
     return Outcome(tuple(active), tuple(suppressed), tuple(own))
@@ -240,12 +240,12 @@ def _judge(
     suppression: Suppression,
     path: str,
     known: Mapping[str, str],
-    by_name: Mapping[str, str],
     used: set[tuple[Suppression, str]],
     judged: Callable[[str, str], bool],
 ) -> Iterable[Finding]:
     """ESP901 or ESP903 for each word in the brackets that deserves it."""
     own_codes = {info.code for info in OWN_RULES}
+    by_name = {name: code for code, name in known.items()}
     for word in suppression.codes:
         code = by_name.get(word, spelled(word))
         if code in own_codes:

@@ -569,7 +569,7 @@ def main() -> None:
     if options.python and python is None:
         parser.error(f"{options.python}: no such interpreter")
     # Absolute, yet not resolved: the interpreter of a virtual environment is a link whose own place matters.
-    python = os.path.abspath(python) if python else None  # noqa: PTH100
+    python = os.path.abspath(python) if python else None
 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:

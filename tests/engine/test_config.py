@@ -156,7 +156,10 @@ def test_a_project_below_the_current_folder_cannot_bring_plugins(here: Path) -> 
         ("[tool.esper-audit]\nroles = true\n", "pyproject.toml: 'roles' must be a table, not a boolean"),
         (
             "[tool.esper-audit]\nfail-on = 'hgh'\n",
-            "pyproject.toml: 'fail-on' must be one of critical, high, medium, low, info, not 'hgh'; did you mean 'high'?",
+            (
+                "pyproject.toml: 'fail-on' must be one of critical, high, medium, low, info, not 'hgh';"
+                " did you mean 'high'?"
+            ),
         ),
         (
             "[tool.esper-audit.severity]\nESP201 = 'bad'\n",
@@ -165,8 +168,8 @@ def test_a_project_below_the_current_folder_cannot_bring_plugins(here: Path) -> 
         (
             "[tool.esper-audit.roles]\nchoose = 'acting'\n",
             (
-                "pyproject.toml: 'roles' 'choose' must be one of forward, act, evaluate, initial_state, value, not 'acting';"
-                " did you mean 'act'?"
+                "pyproject.toml: 'roles' 'choose' must be one of forward, act, evaluate, initial_state, value,"
+                " not 'acting'; did you mean 'act'?"
             ),
         ),
         (

@@ -180,7 +180,8 @@ def test_a_suppressed_finding_keeps_its_reason_and_no_longer_stands(bench: Workb
 
 def test_a_rule_may_be_named_instead_of_coded(bench: Workbench) -> None:
     bench.network(
-        "    x = 1  # <- ESP201  # esper: ignore[hidden-on-cpu] why\n    y = 1  # <- ESP202  # esper: ignore[esp202] why\n"
+        "    x = 1  # <- ESP201  # esper: ignore[hidden-on-cpu] why\n"
+        "    y = 1  # <- ESP202  # esper: ignore[esp202] why\n"
     )
     report = bench.audit()
     assert report.findings == ()

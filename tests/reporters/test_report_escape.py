@@ -67,7 +67,8 @@ def shown(tokens: list[Token]) -> str:
         elif token.type == "softbreak":
             parts.append(" ")
         else:
-            assert token.type == "html_inline" and token.content in ("<code>", "</code>"), token
+            assert token.type == "html_inline", token
+            assert token.content in ("<code>", "</code>"), token
     return "".join(parts)
 
 

@@ -294,7 +294,9 @@ def test_the_flowchart_goes_from_input_to_heads() -> None:
         "N", "n.py", 1, "", core="GRU(8, 8)", trunk=("Linear(4, 8)",), heads=(HeadCard("v", "value", "1"),)
     )
     chart = flowchart(card)
-    assert "observation --> trunk1" in chart and "trunk1 --> core" in chart and "core --> head1" in chart
+    assert "observation --> trunk1" in chart
+    assert "trunk1 --> core" in chart
+    assert "core --> head1" in chart
     assert "hidden -. step t .-> core" in chart
     assert "masks" not in chart
 
@@ -305,7 +307,8 @@ def test_a_network_without_memory_has_no_loop_and_unknown_layers_no_chart() -> N
         "N", "n.py", 1, "", trunk=("Linear(4, 8)",), masks=("mask",), heads=(HeadCard("pi", "policy", ""),)
     )
     assert "hidden" not in flowchart(plain)
-    assert 'head1["pi"]' in flowchart(plain) and "masks -.-> head1" in flowchart(plain)
+    assert 'head1["pi"]' in flowchart(plain)
+    assert "masks -.-> head1" in flowchart(plain)
     assert flowchart(NetworkCard("N", "n.py", 1, "")) == ""
 
 
@@ -332,7 +335,9 @@ def test_a_network_of_which_little_is_known_says_so(clean_report: AuditReport, s
     file = FileReport("n.py", "audited", networks=(NetworkCard("Bare", "n.py", 3, "module"),))
     text = show("markdown", replace(clean_report, files=(file,)))
     assert "- **Core:** none known" in text
-    assert "mermaid" not in text and "| head |" not in text and "| method |" not in text
+    assert "mermaid" not in text
+    assert "| head |" not in text
+    assert "| method |" not in text
 
 
 def test_a_cached_audit_reads_like_a_fresh_one(clean_report: AuditReport, show: Show) -> None:

@@ -148,7 +148,8 @@ def test_a_span_longer_than_the_screen_shows_its_beginning(one_finding: Build, s
     """With a little of what stands before it."""
     text = show("full", one_finding("a" * 300 + "b" * 500, (1, 301, 1, 801)), width=80)
     (span,) = marked(text)
-    assert set(span) <= {"b", "."} and span.startswith("bbb")
+    assert set(span) <= {"b", "."}
+    assert span.startswith("bbb")
     assert all(len(line) <= 80 for line in text.split("\n"))
 
 
@@ -179,7 +180,8 @@ def test_a_single_line_between_two_places_is_shown_instead_of_dots(one_finding: 
     """Dots would take as much room."""
     related = (Related(Span("net.py", 3, 1, 3, 2), "here"),)
     text = show("full", one_finding("a\nmiddle\nb\nc", (1, 1, 1, 2), related=related))
-    assert "2 | middle\n" in text and "..." not in text
+    assert "2 | middle\n" in text
+    assert "..." not in text
 
 
 @pytest.mark.parametrize("span", [(9, 1, 9, 2), (1, 1, 1, 2)])
@@ -228,7 +230,8 @@ def test_fixes_name_the_flag_that_applies_them(one_finding: Build, show: Show, s
 def test_evidence_of_a_static_reading_is_shown_without_a_verdict(one_finding: Build, show: Show) -> None:
     """No experiment is claimed that did not run."""
     text = show("full", one_finding("a", (1, 1, 1, 2), evidence="read in the constructor"))
-    assert "= evidence: read in the constructor\n" in text and "probe" not in text
+    assert "= evidence: read in the constructor\n" in text
+    assert "probe" not in text
 
 
 def test_a_verdict_without_a_number_stands_alone(one_finding: Build, show: Show) -> None:
@@ -253,7 +256,8 @@ def test_refuted_and_suppressed_findings_are_hidden_until_asked_for(report: Audi
     assert "ESP302" not in show("full", report)
     assert "refuted: logits of `field`" in show("full", report, show_refuted=True)
     shown = show("full", report, show_suppressed=True)
-    assert "suppressed: logits of `crop`" in shown and "baselined: `self.hidden`" in shown
+    assert "suppressed: logits of `crop`" in shown
+    assert "baselined: `self.hidden`" in shown
 
 
 def test_the_summary_says_what_was_looked_at(report: AuditReport, clean_report: AuditReport, show: Show) -> None:

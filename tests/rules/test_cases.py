@@ -1,4 +1,4 @@
-"""Every rule convicts its invalid cases at the marked lines, leaves its valid ones alone, and keeps its page's promise."""
+"""Every rule convicts its invalid cases at the marked lines, spares its valid ones, and keeps its page's promise."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def fingerprinted(findings: list[Finding], line_text: dict[tuple[str, int], str]
     stamped = []
     for finding in sorted(findings, key=lambda finding: finding.sort_key):
         words = " ".join(line_text.get((finding.span.path, finding.span.line), "").split())
-        text = "\0".join((finding.code, finding.symbol, words))
+        text = f"{finding.code}\0{finding.symbol}\0{words}"
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         key = (finding.span.path, digest)
         ordinal = seen.get(key, 0)

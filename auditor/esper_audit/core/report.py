@@ -42,6 +42,7 @@ class NetworkCard:
     bases: tuple[str, ...] = ()
     core: str = ""
     trunk: tuple[str, ...] = ()
+    neck: tuple[str, ...] = ()  # layers between a recurrent core and the heads
     heads: tuple[HeadCard, ...] = ()
     methods: tuple[MethodCard, ...] = ()
     masks: tuple[str, ...] = ()
@@ -56,13 +57,14 @@ class NetworkCard:
             "bases": list(self.bases),
             "core": self.core,
             "trunk": list(self.trunk),
+            "neck": list(self.neck),
             "heads": [{"name": head.name, "role": head.role, "size": head.size} for head in self.heads],
             "methods": [
                 {"name": method.name, "role": method.role, "line": method.line, "parameters": list(method.parameters)}
                 for method in self.methods
             ],
             "masks": list(self.masks),
-            "sizes": {name: value for name, value in self.sizes},
+            "sizes": dict(self.sizes),
         }
 
 

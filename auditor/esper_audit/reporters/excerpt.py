@@ -17,7 +17,7 @@ from esper_audit.reporters.layout import Line, Segment, char_width, line_text, t
 _TAB = 4
 _CUT = "..."
 _LEFT_CONTEXT = 8  # columns kept before a span that is itself too long to show
-_LONGEST_SPAN = 6  # lines of one span that are shown before its middle is left out
+_LONGEST_SPAN = 3  # lines of one span that are shown before its middle is left out
 _LEAST_WIDTH = 40
 _BLANKS = " \t\r\n"  # other white space is rare enough in code to be shown
 

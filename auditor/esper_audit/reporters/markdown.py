@@ -147,6 +147,7 @@ def _network_card(card: NetworkCard) -> Iterator[str]:
         "Bases": _codes(card.bases),
         "Trunk": _codes(card.trunk),
         "Core": code_span(card.core),
+        **({"Between core and heads": _codes(card.neck)} if card.neck else {}),
         "Masks": _codes(card.masks),
         "Sizes": ", ".join(f"{code_span(name)} = {code_span(value) or 'unknown'}" for name, value in card.sizes),
     }

@@ -14,7 +14,7 @@ _PARAMETER_NAME = re.compile(r"\w+")
 
 def flowchart(card: NetworkCard) -> str:
     """The Mermaid text, or nothing when no layer of the network is known."""
-    if not (card.trunk or card.core or card.heads):
+    if not (card.trunk or card.core or card.neck or card.heads):
         return ""
     chain = ["observation", *(f"trunk{number}" for number in range(1, len(card.trunk) + 1))]
     lines = ["flowchart LR", _node("observation", _input_name(card), "([{}])")]
@@ -22,6 +22,9 @@ def flowchart(card: NetworkCard) -> str:
     if card.core:
         chain.append("core")
         lines.append(_node("core", card.core, "[[{}]]"))
+    for number, layer in enumerate(card.neck, 1):
+        chain.append(f"neck{number}")
+        lines.append(_node(chain[-1], layer))
     lines.extend(f"    {left} --> {right}" for left, right in pairwise(chain))
     lines.extend(_hidden_state(card))
     lines.extend(_heads(card, chain[-1]))

@@ -38,7 +38,8 @@ class RuleCase:
             assert found, f"the Example of {self.rule.code} does not make it fire"
             return
         wanted = sorted(marked_lines(sources, self.rule.code))
-        assert found == wanted, f"{self}: expected findings at {wanted}, got {[(*place, f.message) for place, f in zip(found, findings)]}"
+        got = [(*place, finding.message) for place, finding in zip(found, findings, strict=True)]
+        assert found == wanted, f"{self}: expected findings at {wanted}, got {got}"
         if self.case.praised:
             assert highlights, f"{self}: expected praise, got none"
 
@@ -46,8 +47,8 @@ class RuleCase:
 def cases_of(rule: type[Rule]) -> Iterator[RuleCase]:
     """All cases of a rule, those of its page included. Known misses (`todo=True`) are left out: see `todos_of`."""
     for label, cases in (("invalid", rule.INVALID), ("valid", rule.VALID)):
-        for number, case in enumerate(cases):
-            case = case if isinstance(case, Case) else Case(case)
+        for number, written in enumerate(cases):
+            case = written if isinstance(written, Case) else Case(written)
             if not case.todo:
                 yield RuleCase(rule, f"{label}-{number}", case)
     if rule.INVALID:
@@ -68,7 +69,7 @@ def _page_case(rule: type[Rule], section: str) -> Case:
     pieces = _FILE.split(code)
     if len(pieces) == 1:
         return Case(code)
-    return Case(dict(zip(pieces[1::2], pieces[2::2])))
+    return Case(dict(zip(pieces[1::2], pieces[2::2], strict=True)))
 
 
 def marked_lines(sources: dict[str, str], code: str) -> Iterator[tuple[str, int]]:

@@ -17,9 +17,14 @@ def load_rules(plugins: Sequence[str] = ()) -> dict[str, Rule]:
     for name in ("esper_rules", *plugins):
         for module in _modules(name):
             for value in vars(module).values():
-                if isinstance(value, type) and issubclass(value, Rule) and value is not Rule and value.__module__ == module.__name__:
-                    if hasattr(value, "code"):
-                        found.add(value(), module.__file__ or module.__name__)
+                if (
+                    isinstance(value, type)
+                    and issubclass(value, Rule)
+                    and value is not Rule
+                    and value.__module__ == module.__name__
+                    and hasattr(value, "code")
+                ):
+                    found.add(value(), module.__file__ or module.__name__)
     return dict(sorted(found.rules.items()))
 
 

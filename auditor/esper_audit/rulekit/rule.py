@@ -136,7 +136,10 @@ class RuleSet:
             if not hasattr(rule, name):
                 raise ConfigError(f"{where}: rule {type(rule).__name__} has no `{name}`")
         if not re.fullmatch(r"[A-Z]{2,8}\d{3,4}", rule.code):
-            raise ConfigError(f"{where}: rule {type(rule).__name__} has the code {rule.code!r}; expected letters and three digits, like ESP201")
+            raise ConfigError(
+                f"{where}: rule {type(rule).__name__} has the code {rule.code!r}; "
+                "expected letters and three digits, like ESP201"
+            )
         if rule.code in self.rules:
             other = type(self.rules[rule.code]).__name__
             raise ConfigError(f"{where}: the code {rule.code} of {type(rule).__name__} is already used by {other}")

@@ -44,18 +44,20 @@ def _dead_attributes(net: NetworkClass) -> dict[str, Event]:
     }
     if not found or net.foreign_bases() or _looks_up_by_name(net):
         return {}
-    return {name: event for name, event in found.items() if not _documented(net, name) and net.reads_attribute(name) is False}
+    return {
+        name: event
+        for name, event in found.items()
+        if not _documented(net, name) and net.reads_attribute(name) is False
+    }
 
 
 def _stored_and_unread(net: NetworkClass) -> bool:
-    """Whether the cheap tree of the class's file shows an attribute that is set on self and read nowhere in the file."""
+    """Whether an attribute of the class's file is written once and never spelled again: a look at the bytes is enough
+    to leave most networks alone.
+    """
     index = net.project.index(net.module.path)
     assert index is not None  # the class came out of it
-    stored: set[str] = set()
-    for node in ast.walk(index.classes[net.name].node):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            stored.add(node.attr)
-    return bool(stored - index.attributes_read)
+    return bool(index.attributes_spelled_once)
 
 
 def _echoes(node: cst.BaseExpression) -> bool:
@@ -78,7 +80,10 @@ def _plain_data(event: Event) -> bool:
     if "parameter" in value.tags:
         return False
     if value.kind in ("dict", "list", "tuple"):
-        return not any(item.kind in ("layer", "instance") or item.kind == "unknown" and _may_be_module(node) for item in value.flat())
+        return not any(
+            item.kind in ("layer", "instance") or (item.kind == "unknown" and _may_be_module(node))
+            for item in value.flat()
+        )
     if value.kind == "unknown":
         return isinstance(node, (cst.BinaryOperation, cst.Comparison, cst.BooleanOperation))
     return not isinstance(node, cst.Call) or value.kind in ("number", "tensor", "str")
@@ -106,14 +111,19 @@ def _looks_up_by_name(net: NetworkClass) -> bool:
         for node in descendants(model.node):
             if isinstance(node, cst.Attribute) and node.attr.value == "__dict__":
                 return True
-            if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value in ("vars", "getattr"):
+            if (
+                isinstance(node, cst.Call)
+                and isinstance(node.func, cst.Name)
+                and node.func.value in ("vars", "getattr")
+            ):
                 return True
     return False
 
 
 def dead_regions(net: NetworkClass, module: ModuleModel) -> Iterator[cst.CSTNode]:
-    """Parts of the network's file that never matter: values of dead attributes, private functions nobody names, and
-    statements behind a return or raise.
+    """Parts of the network's file that never matter.
+
+    Values of dead attributes, private functions nobody names, and statements behind a return or raise.
     """
     for event in dead_attributes(net).values():
         yield event.node
@@ -138,7 +148,9 @@ def _has_unreachable(tree: ast.Module) -> bool:
             block = getattr(node, name, None)
             if isinstance(block, list):
                 stack.extend(block)
-                if any(isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)) for statement in block[:-1]):
+                if any(
+                    isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)) for statement in block[:-1]
+                ):
                     return True
     return False
 
@@ -152,4 +164,3 @@ def _named_once(net: NetworkClass, module: ModuleModel, name: str) -> bool:
     if files is None or set(files) - {module.path}:
         return False
     return module.source.text.count(name) == 1  # its own definition
-

@@ -17,7 +17,7 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
-from esper_audit.semantics.model import ClassModel, Function, ModuleModel, Models
+from esper_audit.semantics.model import ClassModel, Function, Models, ModuleModel
 from esper_audit.semantics.project import as_float, external_constant, fold, is_torch_module
 from esper_audit.semantics.shapes import documented_rank, jaxtyping, rank_in
 from esper_audit.semantics.tree import dotted, literal_number, literal_string
@@ -51,8 +51,9 @@ _CARRIED = frozenset({"neg_inf"})  # what an operation hands on from its inputs
 
 @dataclass(slots=True)
 class Event:
-    """Something a rule may ask about. `kind` is call, mask, dist, return, lift, rank_check, size_check, product, divide,
-    store or unreachable.
+    """Something a rule may ask about.
+
+    `kind` is call, mask, dist, return, lift, rank_check, size_check, product, divide, store or unreachable.
     """
 
     kind: str
@@ -83,7 +84,9 @@ class Frame:
     events: list[Event] = field(default_factory=list)
     result: Val = UNKNOWN
 
-    def walk(self, stack: tuple[Event, ...] = (), _seen: set[int] | None = None) -> Iterator[tuple[Event, tuple[Event, ...]]]:
+    def walk(
+        self, stack: tuple[Event, ...] = (), _seen: set[int] | None = None
+    ) -> Iterator[tuple[Event, tuple[Event, ...]]]:
         """All events below this call with the calls that led there; each called frame is entered once."""
         seen = _seen if _seen is not None else {id(self)}
         for event in self.events:
@@ -165,12 +168,12 @@ class Interpreter:
         self.config_roles = config_roles or {}
         self._flows: dict[tuple[Any, str], ClassFlow] = {}
         self._module_frames: dict[Any, Frame] = {}
-        self._budget = 0
+        self.budget = 0
         self._depth = 0
         self.memo: dict[Any, Frame] = {}
         self._active: set[int] = set()
         self._orders: dict[cst.CSTNode, int] = {}
-        self._cut = 0  # how often a run was cut short: by recursion, depth or budget
+        self.cuts = 0  # how often a run was cut short: by recursion, depth or budget
         self.touched_flows: dict[int, ClassFlow] = {}
 
     def flow(self, model: ClassModel) -> ClassFlow:
@@ -192,7 +195,7 @@ class Interpreter:
         """What a class-level or module-level expression is, evaluated in the module's own scope."""
         function = _ModuleScope(module)
         with self._entry(budget=200):
-            return _Scope(self, function, None, Frame(function, {}), {}, EMPTY).eval(expression)
+            return _Scope(self, None, Frame(function, {}), EMPTY).eval(expression)
 
     def run(self, function: Function, flow: ClassFlow | None) -> Frame:
         """Run a function with its parameters as its signature, comments and docstring describe them."""
@@ -203,17 +206,17 @@ class Interpreter:
     @contextmanager
     def _entry(self, budget: int = BUDGET) -> Iterator[None]:
         """A run of its own: what it finds must not depend on the run that happened to ask for it."""
-        saved = (self._budget, self._depth, self._active, self.touched_flows)
+        saved = (self.budget, self._depth, self._active, self.touched_flows)
         overlays = {key: flow.run_attributes for key, flow in self.touched_flows.items()}
         for flow in self.touched_flows.values():
             flow.run_attributes = {}
-        self._budget, self._depth, self._active, self.touched_flows = budget, 0, set(), {}
+        self.budget, self._depth, self._active, self.touched_flows = budget, 0, set(), {}
         try:
             yield
         finally:
             for flow in self.touched_flows.values():
                 flow.run_attributes = {}
-            self._budget, self._depth, self._active, self.touched_flows = saved
+            self.budget, self._depth, self._active, self.touched_flows = saved
             for key, flow in self.touched_flows.items():
                 flow.run_attributes = overlays[key]
 
@@ -231,22 +234,24 @@ class Interpreter:
             function = _ModuleScope(module)
             frame = self._module_frames[module.path] = Frame(function, {})
             with self._entry():
-                _Scope(self, function, None, frame, {}, EMPTY).block(list(module.statements))
+                _Scope(self, None, frame, EMPTY).block(list(module.statements))
         return frame
 
-    def execute(self, function: Function, flow: ClassFlow | None, values: dict[str, Val], contexts: frozenset[str]) -> Frame:
+    def execute(
+        self, function: Function, flow: ClassFlow | None, values: dict[str, Val], contexts: frozenset[str]
+    ) -> Frame:
         """Run a function with the given parameter values."""
         for decorator in function.node.decorators:
             contexts = _entered(contexts, function.module.qualify, decorator.decorator)
         frame = Frame(function, values)
         if function.is_abstract:
             return frame
-        if id(function.node) in self._active or self._depth > MAX_INLINE_DEPTH or self._budget <= 0:
-            self._cut += 1
+        if id(function.node) in self._active or self._depth > MAX_INLINE_DEPTH or self.budget <= 0:
+            self.cuts += 1
             return frame
         self._active.add(id(function.node))
         self._depth += 1
-        scope = _Scope(self, function, flow, frame, dict(values), contexts)
+        scope = _Scope(self, flow, frame, contexts)
         try:
             scope.block(function.node.body.body)
         finally:
@@ -261,9 +266,14 @@ class Interpreter:
         """A parameter as annotation, default, comment and docstring describe it."""
         if param.kind in ("star", "kwargs"):
             return UNKNOWN
-        if function.owner is not None and param is function.params[0] and flow is not None and "staticmethod" not in function.decorators:
+        if (
+            function.owner is not None
+            and param is function.params[0]
+            and flow is not None
+            and "staticmethod" not in function.decorators
+        ):
             return flow.self_value
-        value = self._annotated(function.module, param.annotation)
+        value = self.annotated(function.module, param.annotation)
         if value.kind == "str" and _named_kind(param.name):
             return Val(_named_kind(param.name), origins=frozenset({param.name}))
         if value.kind in ("unknown", "number") and param.default is not None:
@@ -287,13 +297,13 @@ class Interpreter:
             if rank is None:
                 rank = documented_rank(function.stated_ranks, param.name)
             value = value.but(rank=rank)
-        origins = frozenset({param.name})
         value = value.but(tags=value.tags | {"declared"})  # the caller may still pass None
         if value.kind == "dict":
             value = value.but(ref=("each", param.name))
-        return value.but(origins=origins) if value.kind not in ("tuple",) else value.but(origins=origins)
+        return value.but(origins=frozenset({param.name}))
 
-    def _annotated(self, module: ModuleModel, node: cst.BaseExpression | None) -> Val:
+    def annotated(self, module: ModuleModel, node: cst.BaseExpression | None) -> Val:
+        """What an annotation promises."""
         if node is None:
             return UNKNOWN
         if isinstance(node, cst.SimpleString):
@@ -302,7 +312,7 @@ class Interpreter:
             except cst.ParserSyntaxError:
                 return UNKNOWN
         if isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.BitOr):
-            left, right = self._annotated(module, node.left), self._annotated(module, node.right)
+            left, right = self.annotated(module, node.left), self.annotated(module, node.right)
             return right if left.kind in ("none", "unknown") else left
         name = dotted(node)
         if name == "None":
@@ -337,7 +347,7 @@ class Interpreter:
             if index and symbol.name in index.constants and symbol.path == module.path:
                 alias = index.constants[symbol.name]  # Hidden = tuple[Tensor, Tensor]
                 try:
-                    return self._annotated(module, cst.parse_expression(ast.unparse(alias)))
+                    return self.annotated(module, cst.parse_expression(ast.unparse(alias)))
                 except (cst.ParserSyntaxError, RecursionError):
                     return UNKNOWN
         return UNKNOWN
@@ -348,15 +358,17 @@ class Interpreter:
         if not slices:
             return UNKNOWN
         if name in ("Optional", "Annotated", "Final", "ClassVar"):
-            return self._annotated(module, slices[0])
+            return self.annotated(module, slices[0])
         if name == "Union":
-            return join_all([self._annotated(module, s) for s in slices if dotted(s) != "None"])
+            return join_all([self.annotated(module, s) for s in slices if dotted(s) != "None"])
         if name in ("tuple", "Tuple"):
-            return sequence("tuple", [self._annotated(module, s) for s in slices if not isinstance(s, cst.Ellipsis)])
+            return sequence("tuple", [self.annotated(module, s) for s in slices if not isinstance(s, cst.Ellipsis)])
         if name in ("list", "List", "Sequence"):
             return Val("list")
         if name in ("dict", "Dict", "Mapping"):
-            return Val("dict", tags=frozenset({"tensors"} if self._annotated(module, slices[-1]).kind == "tensor" else ()))
+            return Val(
+                "dict", tags=frozenset({"tensors"} if self.annotated(module, slices[-1]).kind == "tensor" else ())
+            )
         if len(slices) == 2 and isinstance(slices[1], cst.SimpleString):
             typed = jaxtyping(name, literal_string(slices[1]) or "")
             if typed is not None:
@@ -392,8 +404,8 @@ class _ModuleScope(Function):
         self.owner = None
         self.name = ""
 
-    params = ()  # type: ignore[assignment]
-    decorators = ()  # type: ignore[assignment]
+    params = ()
+    decorators = ()
     docstring = ""
 
 
@@ -407,14 +419,18 @@ class _Scope:
     """One running function: its variables, and the contexts and guards in force."""
 
     def __init__(
-        self, interpreter: Interpreter, function: Function, flow: ClassFlow | None, frame: Frame, env: dict[str, Val], contexts: frozenset[str]
+        self,
+        interpreter: Interpreter,
+        flow: ClassFlow | None,
+        frame: Frame,
+        contexts: frozenset[str],
     ) -> None:
         self.interpreter = interpreter
-        self.function = function
-        self.module = function.module
+        self.function = frame.function
+        self.module = frame.function.module
         self.flow = flow
         self.frame = frame
-        self.env = env
+        self.env = dict(frame.params)
         self.contexts = contexts
         self.returned: list[Val] = []
         self.local_imports: dict[str, str] = {}
@@ -427,7 +443,7 @@ class _Scope:
             if isinstance(statement, cst.SimpleStatementLine):
                 comment = statement.trailing_whitespace.comment
                 text = comment.value if comment else ""
-                left = any([self.small(small, text) for small in statement.body])
+                left = True in [self.small(small, text) for small in statement.body]  # every one of them is run
             else:
                 left = self.compound(statement)
             if left:
@@ -437,38 +453,41 @@ class _Scope:
         return False
 
     def small(self, node: cst.CSTNode, comment: str) -> bool:
-        kind = type(node)
-        if kind is cst.Assign:
-            value = self.eval(node.value)  # type: ignore[attr-defined]
-            for target in node.targets:  # type: ignore[attr-defined]
+        if isinstance(node, cst.Assign):
+            value = self.eval(node.value)
+            for target in node.targets:
                 self.assign(target.target, value, comment, node)
-        elif kind is cst.AnnAssign:
-            if node.value is not None:  # type: ignore[attr-defined]
-                self.assign(node.target, self.eval(node.value), comment, node)  # type: ignore[attr-defined]
-        elif kind is cst.AugAssign:
-            self.augmented(node)  # type: ignore[arg-type]
-        elif kind is cst.Expr:
-            self.eval(node.value)  # type: ignore[attr-defined]
-        elif kind is cst.Return:
-            value = self.eval(node.value) if node.value is not None else NONE  # type: ignore[attr-defined]
+        elif isinstance(node, cst.AnnAssign):
+            if node.value is not None:
+                self.assign(node.target, self.eval(node.value), comment, node)
+        elif isinstance(node, cst.AugAssign):
+            self.augmented(node)
+        elif isinstance(node, cst.Expr):
+            self.eval(node.value)
+        elif isinstance(node, cst.Return):
+            value = self.eval(node.value) if node.value is not None else NONE
             self.returned.append(value)
             self.record("return", node, value=value)
             return True
-        elif kind is cst.Raise:
-            if node.exc is not None:  # type: ignore[attr-defined]
-                self.eval(node.exc)  # type: ignore[attr-defined]
+        elif isinstance(node, cst.Raise):
+            if node.exc is not None:
+                self.eval(node.exc)
             return True
-        elif kind in (cst.Break, cst.Continue):
+        elif isinstance(node, (cst.Break, cst.Continue)):
             return True
-        elif kind is cst.Assert:
-            self.test(node.test)  # type: ignore[attr-defined]
-            self.refine(node.test, True)  # type: ignore[attr-defined]
-        elif kind is cst.ImportFrom and self.function.node is not None:
-            self.local_import(node)  # type: ignore[arg-type]
-        elif kind is cst.Import and self.function.node is not None:
-            for alias in node.names:  # type: ignore[attr-defined]
+        elif isinstance(node, cst.Assert):
+            self.test(node.test)
+            self.refine(node.test, truth=True)
+        elif isinstance(node, cst.ImportFrom) and self.function.node is not None:
+            self.local_import(node)
+        elif isinstance(node, cst.Import) and self.function.node is not None:
+            for alias in node.names:
                 name = dotted(alias.name)
-                self.local_imports[dotted(alias.asname.name) if alias.asname else name.split(".")[0]] = name if alias.asname else name.split(".")[0]  # type: ignore[arg-type]
+                if alias.evaluated_alias is not None:
+                    self.local_imports[alias.evaluated_alias] = name
+                else:
+                    head = name.partition(".")[0]
+                    self.local_imports[head] = head
         return False
 
     def local_import(self, node: cst.ImportFrom) -> None:
@@ -479,7 +498,7 @@ class _Scope:
             base = self.interpreter.models.project.absolute_import(self.module.path, len(node.relative), base)
         for alias in node.names:
             name = dotted(alias.name)
-            self.local_imports[dotted(alias.asname.name) if alias.asname else name] = f"{base}.{name}"  # type: ignore[arg-type]
+            self.local_imports[alias.evaluated_alias or name] = f"{base}.{name}"
 
     def compound(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.If):
@@ -494,8 +513,8 @@ class _Scope:
         if isinstance(node, cst.While):
             self.test(node.test)
             before = dict(self.env)
-            self.refine(node.test, True)
-            self.guarded(node.test, True, node.body.body)
+            self.refine(node.test, truth=True)
+            self.guarded(node.test, node.body.body, truth=True)
             self.env = _merge(before, self.env)
             return False
         if isinstance(node, cst.With):
@@ -545,7 +564,11 @@ class _Scope:
             return None if None in sides else not absorbing
         if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
             target = node.comparisons[0]
-            if isinstance(target.comparator, cst.Name) and target.comparator.value == "None" and isinstance(node.left, cst.Name):
+            if (
+                isinstance(target.comparator, cst.Name)
+                and target.comparator.value == "None"
+                and isinstance(node.left, cst.Name)
+            ):
                 value = self.env.get(node.left.value)
                 is_none = None if value is None else _is_none(value)
                 if is_none is not None and isinstance(target.operator, (cst.Is, cst.Equal, cst.IsNot, cst.NotEqual)):
@@ -560,24 +583,24 @@ class _Scope:
         self.test(node.test)
         known = self.decided(node.test)
         if known is not None:
-            self.refine(node.test, known)
+            self.refine(node.test, truth=known)
             if known:
-                return self.guarded(node.test, True, node.body.body)
+                return self.guarded(node.test, node.body.body, truth=True)
             if isinstance(node.orelse, cst.If):
                 return self.branch(node.orelse)
-            return self.guarded(node.test, False, node.orelse.body.body) if node.orelse is not None else False
+            return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False
         before = self.env
         self.env = dict(before)
-        self.refine(node.test, True)
-        then_left = self.guarded(node.test, True, node.body.body)
+        self.refine(node.test, truth=True)
+        then_left = self.guarded(node.test, node.body.body, truth=True)
         then_env = self.env
         self.env = dict(before)
-        self.refine(node.test, False)
+        self.refine(node.test, truth=False)
         else_left = False
         if isinstance(node.orelse, cst.If):
             else_left = self.branch(node.orelse)
         elif node.orelse is not None:
-            else_left = self.guarded(node.test, False, node.orelse.body.body)
+            else_left = self.guarded(node.test, node.orelse.body.body, truth=False)
         if then_left and else_left:
             return True
         if then_left:
@@ -585,10 +608,10 @@ class _Scope:
         self.env = then_env if else_left else _merge(then_env, self.env)
         return False
 
-    def guarded(self, test: cst.BaseExpression, truth: bool, body: Any) -> bool:
+    def guarded(self, test: cst.BaseExpression, body: Any, *, truth: bool) -> bool:
         """Run a branch under what its test says of the surroundings: a test of a rank, or of compilation."""
         before = self.contexts
-        self.contexts = before | _guards(self, test, truth)
+        self.contexts = before | _guards(self, test, truth=truth)
         left = self.block(body)
         self.contexts = before
         return left
@@ -599,27 +622,30 @@ class _Scope:
             value = self.eval(item.item)
             self.contexts = _entered(self.contexts, self.qualify, item.item)
             if item.asname is not None:
-                self.assign(item.asname.name, value, "", None)  # type: ignore[arg-type]
+                self.assign(item.asname.name, value, "", None)
         left = self.block(node.body.body)
         self.contexts = before
         return left
 
     def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
         element = join_all(iterated.elements()) if iterated.items else UNKNOWN
-        if iterated.kind in ("tensor",):
+        if iterated.kind == "tensor":
             element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
         if iterated.kind == "pairs" and iterated.ref is not None:
             element = sequence("tuple", list(iterated.ref))
         self.assign(target, element, "", None)
 
     def augmented(self, node: cst.AugAssign) -> None:
-        current = self.eval(node.target)  # type: ignore[arg-type]
+        assert isinstance(node.target, cst.BaseExpression)
+        current = self.eval(node.target)
         value = self.eval(node.value)
         operator = type(node.operator).__name__.removesuffix("Assign")
         self.assign(node.target, self.binary(operator, current, value, node), "", node)
 
     def assign(self, target: cst.CSTNode, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
-        if value.items is not None and not _is_small(value) or isinstance(value.const, str) and len(value.const) > MAX_TEXT:
+        if (value.items is not None and not _is_small(value)) or (
+            isinstance(value.const, str) and len(value.const) > MAX_TEXT
+        ):
             value = Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins)
         if isinstance(target, cst.Name):
             name = target.value
@@ -639,17 +665,18 @@ class _Scope:
     def unpack(self, target: cst.Tuple | cst.List, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
         elements = target.elements
         starred = any(isinstance(element, cst.StarredElement) for element in elements)
-        if value.kind == "shape" and isinstance(value.ref, str) and value.ref in self.env:
-            known = self.env[value.ref]
-            if starred and statement is not None:
+        known = self.env.get(value.ref) if value.kind == "shape" and isinstance(value.ref, str) else None
+        if known is not None and statement is not None:
+            if starred:
                 self.record("size_check", statement, value=known)
-        if value.kind == "shape" and not starred and isinstance(value.ref, str) and value.ref in self.env:
-            if known.is_tensorish and statement is not None:
+            elif known.is_tensorish:
                 # `b, t, a = x.shape` raises for any other rank
                 self.record("rank_check", statement, value=known)
                 self.env[value.ref] = known.but(rank=len(elements))
         for position, element in enumerate(elements):
             item = value.item(position) if not starred else None
+            if item is None and value.kind == "list":
+                item = value.item(None)  # all elements are alike: what `split` and comprehensions give
             if item is None:
                 if value.kind in ("tuple", "unknown", "list") and "hidden" in value.roles:
                     item = tensor(None, "hidden", origins=value.origins, tags=value.tags)
@@ -701,13 +728,18 @@ class _Scope:
         self.eval(node)
 
     def measured(self, node: cst.BaseExpression) -> tuple[Val | None, str]:
-        """The tensor whose rank or size an expression reads: `x.dim()`, `x.ndim`, `len(x.shape)`, `x.shape[-1]`, `x.size(0)`."""
+        """The tensor whose rank (`x.dim()`, `len(x.shape)`) or size (`x.shape[-1]`) an expression reads, and which."""
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
             if node.func.attr.value in ("dim", "ndimension"):
                 return self.eval(node.func.value), "rank"
             if node.func.attr.value == "size":
                 return self.eval(node.func.value), "size"
-        if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value in ("len", "tuple", "list") and len(node.args) == 1:
+        if (
+            isinstance(node, cst.Call)
+            and isinstance(node.func, cst.Name)
+            and node.func.value in ("len", "tuple", "list")
+            and len(node.args) == 1
+        ):
             value = self.eval(node.args[0].value)
             if value.kind == "shape":
                 return self.measured(node.args[0].value)[0], "rank"
@@ -724,20 +756,20 @@ class _Scope:
                 return value.ref[1], value.ref[2]
         return None, ""
 
-    def refine(self, node: cst.BaseExpression, truth: bool) -> None:
+    def refine(self, node: cst.BaseExpression, *, truth: bool) -> None:
         """Take over what a condition says about names: ranks and None."""
         if isinstance(node, cst.BooleanOperation):
             if isinstance(node.operator, cst.And) == truth:
-                self.refine(node.left, truth)
-                self.refine(node.right, truth)
+                self.refine(node.left, truth=truth)
+                self.refine(node.right, truth=truth)
             return
         if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
-            self.refine(node.expression, not truth)
+            self.refine(node.expression, truth=not truth)
             return
         if isinstance(node, cst.Comparison) and len(node.comparisons) == 1:
-            self.refine_comparison(node, truth)
+            self.refine_comparison(node, truth=truth)
 
-    def refine_comparison(self, node: cst.Comparison, truth: bool) -> None:
+    def refine_comparison(self, node: cst.Comparison, *, truth: bool) -> None:
         operator, right = node.comparisons[0].operator, node.comparisons[0].comparator
         if isinstance(node.left, cst.Name) and isinstance(right, cst.Name) and right.value == "None":
             is_none = isinstance(operator, (cst.Is, cst.Equal)) == truth
@@ -752,17 +784,21 @@ class _Scope:
         value = self.env[subject]
         if not value.is_tensorish:
             return
-        if isinstance(operator, cst.Equal) and truth or isinstance(operator, cst.NotEqual) and not truth:
+        if (isinstance(operator, cst.Equal) and truth) or (isinstance(operator, cst.NotEqual) and not truth):
             self.env[subject] = value.but(rank=bound, tags=value.tags | {"rank_guarded"})
-        elif isinstance(operator, (cst.LessThan, cst.LessThanEqual, cst.NotEqual)) if truth else isinstance(operator, cst.Equal):
+        elif (
+            isinstance(operator, (cst.LessThan, cst.LessThanEqual, cst.NotEqual))
+            if truth
+            else isinstance(operator, cst.Equal)
+        ):
             self.env[subject] = value.but(tags=value.tags | {"rank_guarded"})
 
     # --- expressions -------------------------------------------------------------------------------------------
 
     def eval(self, node: cst.BaseExpression) -> Val:
         """What an expression may be."""
-        self.interpreter._budget -= 1
-        if self.interpreter._budget < 0:
+        self.interpreter.budget -= 1
+        if self.interpreter.budget < 0:
             return UNKNOWN
         handler = _HANDLERS.get(type(node))
         return handler(self, node) if handler else UNKNOWN
@@ -778,12 +814,12 @@ class _Scope:
 
     def global_name(self, name: str) -> Val:
         if name in self.local_imports:
-            symbol = self.interpreter.models.project._lookup_absolute(self.module.path, self.local_imports[name], 0)
+            symbol = self.interpreter.models.project.lookup_absolute(self.module.path, self.local_imports[name])
         else:
             symbol = self.module.lookup(name)
-        return self.symbol(symbol, name)
+        return self.symbol(symbol)
 
-    def symbol(self, symbol: Any, written: str) -> Val:
+    def symbol(self, symbol: Any) -> Val:
         if symbol.path is None:
             value = external_constant(symbol.name)
             if value is not NotImplemented:
@@ -813,7 +849,10 @@ class _Scope:
         node = index.constants[symbol.name] if index else None
         if isinstance(node, ast.Call) and len(node.args) == 1 and isinstance(node.args[0], ast.Name):
             wrapped = project.lookup(symbol.path, node.args[0].id)
-            if project.lookup(symbol.path, ast.unparse(node.func)).name in facts.COMPILER_DISABLED and wrapped.path is not None:
+            if (
+                project.lookup(symbol.path, ast.unparse(node.func)).name in facts.COMPILER_DISABLED
+                and wrapped.path is not None
+            ):
                 return Val("func", ref=wrapped, tags=frozenset({"disabled"}))
         if isinstance(node, (ast.List, ast.Tuple)) and all(isinstance(e, ast.Constant) for e in node.elts):
             return sequence("list" if isinstance(node, ast.List) else "tuple", [constant(e.value) for e in node.elts])  # type: ignore[attr-defined]
@@ -847,7 +886,7 @@ class _Scope:
             value = external_constant(qualified)
             return constant(value) if value is not NotImplemented else Val("ext", ref=qualified)
         if kind == "module":
-            return self.symbol(self.interpreter.models.project.lookup(owner.ref, name), name)
+            return self.symbol(self.interpreter.models.project.lookup(owner.ref, name))
         if kind == "finfo":
             return Val("number", tags=frozenset({"finfo_min"})) if name == "min" else Val("number")
         if kind == "instance":
@@ -856,10 +895,14 @@ class _Scope:
             return self.class_member(owner, name)
         if kind == "dist":
             return self.distribution_member(owner, name)
-        if name in ("shape",):
-            return Val("shape", rank=owner.rank, ref=node.value.value if isinstance(node, cst.Attribute) and isinstance(node.value, cst.Name) else None)
-        if kind := _named_kind(name):
-            return Val(kind, ref="given")
+        if name == "shape":
+            return Val(
+                "shape",
+                rank=owner.rank,
+                ref=node.value.value if isinstance(node, cst.Attribute) and isinstance(node.value, cst.Name) else None,
+            )
+        if named := _named_kind(name):
+            return Val(named, ref="given")
         if name in ("ndim", "is_cuda", "requires_grad", "itemsize"):
             return Val("number")
         if name in ("data", "mT", "T", "real"):
@@ -879,7 +922,8 @@ class _Scope:
                 return Val("bound", ref=(function, owner))
             value = flow.attribute(name)
             if value is not None and (value.kind != "unknown" or value.roles):
-                return value
+                named = value.kind == "tensor" and not value.roles
+                return with_role(value, role_names.tensor_role(name)) if named else value
             if kind := _named_kind(name):
                 return Val(kind)
             role = role_names.tensor_role(name)
@@ -891,6 +935,8 @@ class _Scope:
                     return self.invoke(function, owner, (), {}, None)
                 return Val("bound", ref=(function, owner))
             known = owner.ref.attributes.get(name)
+            if known is None:
+                known = self.field_default(owner.ref.model, name)
             base = owner.ref.attributes.get(_BASE)
             return known if known is not None else self.distribution_member(base, name) if base is not None else UNKNOWN
         model = _class_of(owner, self.interpreter)
@@ -899,15 +945,22 @@ class _Scope:
             if function is not None:
                 return Val("bound", ref=(function, owner))
             if model.is_network:
-                value = self.interpreter.flow(model)
-                value.build()
-                known = value.attribute(name)
+                flow = self.interpreter.flow(model)
+                flow.build()
+                known = flow.attribute(name)
                 if known is not None:
                     return known
-            for ancestor in model.lineage:
-                if name in ancestor.constants and name in ancestor.annotated_fields:
-                    return self.interpreter.constant_of(ancestor.module, ancestor.constants[name])
+            default = self.field_default(model, name)
+            if default is not None:
+                return default
         return UNKNOWN
+
+    def field_default(self, model: ClassModel, name: str) -> Val | None:
+        """The default of a dataclass field: what configuration objects hold unless somebody says otherwise."""
+        for ancestor in model.lineage:
+            if name in ancestor.constants and name in ancestor.annotated_fields:
+                return self.interpreter.constant_of(ancestor.module, ancestor.constants[name])
+        return None
 
     def class_member(self, owner: Val, name: str) -> Val:
         model = self.interpreter.models.find_class(owner.ref)
@@ -952,7 +1005,12 @@ class _Scope:
         return UNKNOWN
 
     def lookup_item(self, container: Val, key: Val) -> Val:
-        if container.kind == "dict" and isinstance(container.ref, tuple) and container.ref[0] == "each" and not container.items:
+        if (
+            container.kind == "dict"
+            and isinstance(container.ref, tuple)
+            and container.ref[0] == "each"
+            and not container.items
+        ):
             role = next(iter(sorted(container.roles)), "")
             item = with_role(tensor() if "tensors" in container.tags else UNKNOWN, role)
             return item.but(origins=container.origins)
@@ -961,7 +1019,11 @@ class _Scope:
             if found is None and isinstance(key.const, int) and key.const < 0 and container.items:
                 found = container.item(len(container.items) + key.const)
             if found is None and container.items:
-                loose = [v for k, v in container.items if k is None or isinstance(k, _Pattern) and isinstance(key.const, str) and k.matches(key.const)]
+                loose = [
+                    v
+                    for k, v in container.items
+                    if k is None or (isinstance(k, _Pattern) and isinstance(key.const, str) and k.matches(key.const))
+                ]
                 found = join_all(loose) if loose else None
             if found is not None:
                 return found
@@ -978,7 +1040,9 @@ class _Scope:
         if key.kind == "slice":
             return container.but(items=None)
         if container.roles and not container.items:
-            return Val("unknown", roles=container.roles, origins=container.origins, tags=container.tags & _GRADIENT_FREE)
+            return Val(
+                "unknown", roles=container.roles, origins=container.origins, tags=container.tags & _GRADIENT_FREE
+            )
         return UNKNOWN
 
     def index(self, value: Val, node: cst.Subscript, keys: list[Val]) -> Val:
@@ -986,16 +1050,22 @@ class _Scope:
             return UNKNOWN
         rank = value.rank
         made = value.made
-        for element, key in zip(node.slice, keys):
+        for element, key in zip(node.slice, keys, strict=True):
             expression = element.slice.value if isinstance(element.slice, cst.Index) else None
             if key.kind == "slice" or isinstance(expression, cst.Ellipsis):
                 continue
             if key.kind == "none":
                 rank = rank + 1 if rank is not None else None
-                if value.origins and ("rank_guarded" in value.tags or "rank_test" in self.contexts and "mask" in value.roles):
+                if value.origins and (
+                    "rank_guarded" in value.tags or ("rank_test" in self.contexts and "mask" in value.roles)
+                ):
                     self.record("lift", node, value=value)
             elif key.kind == "number":
-                rank = rank - 1 if rank is not None and key.const is not NOTHING or rank is not None and key.kind == "number" else None
+                rank = (
+                    rank - 1
+                    if (rank is not None and key.const is not NOTHING) or (rank is not None and key.kind == "number")
+                    else None
+                )
             else:
                 rank, made = None, EMPTY
         return value.but(rank=rank, made=made, tags=value.tags - {"rank_guarded"}, ref=None)
@@ -1009,12 +1079,22 @@ class _Scope:
             value = fold(operator, left.const, right.const)
             if value is not NotImplemented:
                 return constant(value)
-            return Val("number", tags=(left.tags | right.tags) & {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY)
-        if left.kind == "str" or right.kind == "str" or left.kind in ("list", "tuple") and right.kind in ("list", "tuple", "number"):
+            return Val(
+                "number", tags=(left.tags | right.tags) & {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
+            )
+        if (
+            left.kind == "str"
+            or right.kind == "str"
+            or (left.kind in ("list", "tuple") and right.kind in ("list", "tuple", "number"))
+        ):
             return self.sequence_binary(operator, left, right)
         for side in (left, right):
             if side.kind not in ("tensor", "unknown", "number", "bool"):
                 return UNKNOWN
+        if operator == "Multiply":
+            for ones, factor in ((left, right), (right, left)):
+                if "ones" in ones.tags and factor.kind == "number" and constant_key(factor) is not None:
+                    return ones.but(const=factor.const, tags=factor.tags & {"finfo_min"}, made=EMPTY)
         bias = self.mask_arithmetic(operator, left, right)
         if bias is not None:
             return bias
@@ -1024,15 +1104,17 @@ class _Scope:
                 return masked
         tags = (left.tags | right.tags) & _CARRIED
         if operator == "Multiply":
-            self.product(left, right, node, tags)
+            self.product(left, right, node)
         if operator == "Divide":
             self.record("divide", node, target=left, other=right)
         if operator == "Subtract" and "lse" in right.tags:
             tags = tags | {"logp"}
-        if operator == "Multiply" and ("p_logp" in left.tags or "p_logp" in right.tags or {"p", "logp"} <= (left.tags | right.tags)):
+        if operator == "Multiply" and (
+            "p_logp" in left.tags or "p_logp" in right.tags or {"p", "logp"} <= (left.tags | right.tags)
+        ):
             tags = tags | {"p_logp"}
         if "tensor" not in (left.kind, right.kind):
-            roles = (left.roles if right.kind in ("number",) else EMPTY) & {"logits"}
+            roles = (left.roles if right.kind == "number" else EMPTY) & {"logits"}
             return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked))
         keep = {"logits", "value", "log_prob"} if operator in ("Add", "Subtract", "Divide", "Multiply") else set()
         tensors = [side for side in (left, right) if side.kind == "tensor"]
@@ -1044,7 +1126,13 @@ class _Scope:
         return self.touched(tensor(rank, tags=tags, masked=left.masked | right.masked).but(roles=roles))
 
     def sequence_binary(self, operator: str, left: Val, right: Val) -> Val:
-        if operator == "Add" and left.kind == right.kind and left.items is not None and right.items is not None and left.kind in ("list", "tuple"):
+        if (
+            operator == "Add"
+            and left.kind == right.kind
+            and left.items is not None
+            and right.items is not None
+            and left.kind in ("list", "tuple")
+        ):
             return sequence(left.kind, [*left.elements(), *right.elements()])
         if operator == "Multiply" and left.items is not None and isinstance(right.const, int) and right.const <= 4:
             return sequence(left.kind, [*left.elements()] * right.const)
@@ -1053,12 +1141,23 @@ class _Scope:
         if operator == "Add" and left.kind == "str" and right.kind == "str":
             if isinstance(left.const, str) and isinstance(right.const, str):
                 return constant(left.const + right.const)
-            return Val("str", ref=_Pattern(left.const if isinstance(left.const, str) else "", right.const if isinstance(right.const, str) else ""))
+            return Val(
+                "str",
+                ref=_Pattern(
+                    left.const if isinstance(left.const, str) else "",
+                    right.const if isinstance(right.const, str) else "",
+                ),
+            )
         return UNKNOWN
 
     def mask_arithmetic(self, operator: str, left: Val, right: Val) -> Val | None:
         """`1 - mask`, `mask - 1`, and their products with a large constant: the additive way to mask."""
-        if operator == "Subtract" and "mask" in right.roles and left.const in (1, 1.0, True) and left.const is not NOTHING:
+        if (
+            operator == "Subtract"
+            and "mask" in right.roles
+            and left.const in (1, 1.0, True)
+            and left.const is not NOTHING
+        ):
             return right.but(tags=right.tags ^ {"negated"})
         if operator == "Subtract" and "mask" in left.roles and right.const in (1, 1.0) and right.const is not NOTHING:
             return left.but(tags=left.tags | {"minus_one"})
@@ -1071,7 +1170,12 @@ class _Scope:
                     if isinstance(known, float) and "minus_one" in mask.tags:
                         known = -known
                     if isinstance(known, str) or abs(known) >= 10:
-                        return mask.but(roles=frozenset({"mask_bias"}), const=NOTHING, ref=("bias", known), tags=mask.tags - {"negated", "minus_one"})
+                        return mask.but(
+                            roles=frozenset({"mask_bias"}),
+                            const=NOTHING,
+                            ref=("bias", known),
+                            tags=mask.tags - {"negated", "minus_one"},
+                        )
         return None
 
     def additive(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val | None:
@@ -1084,9 +1188,9 @@ class _Scope:
                 return self.masking(node, target, bias.but(roles=frozenset({"mask"})), value, "addition", additive=True)
         return None
 
-    def product(self, left: Val, right: Val, node: cst.CSTNode, tags: frozenset[str]) -> None:
+    def product(self, left: Val, right: Val, node: cst.CSTNode) -> None:
         both = left.tags | right.tags
-        if "p" in left.tags and "logp" in right.tags or "logp" in left.tags and "p" in right.tags:
+        if ("p" in left.tags and "logp" in right.tags) or ("logp" in left.tags and "p" in right.tags):
             self.record("product", node, target=left, other=right, name="neg_inf" if "neg_inf" in both else "")
 
     def touched(self, value: Val) -> Val:
@@ -1102,7 +1206,12 @@ class _Scope:
         if isinstance(operator, cst.Minus):
             if isinstance(value.const, (int, float)) and not isinstance(value.const, bool):
                 return constant(-value.const)
-            return self.touched(value.but(made=EMPTY, tags=value.tags - {"finfo_min"} | ({"finfo_max"} if "finfo_min" in value.tags else set())))
+            return self.touched(
+                value.but(
+                    made=EMPTY,
+                    tags=value.tags - {"finfo_min"} | ({"finfo_max"} if "finfo_min" in value.tags else set()),
+                )
+            )
         if isinstance(operator, cst.BitInvert) and "mask" in value.roles:
             return value.but(tags=value.tags ^ {"negated"})
         if isinstance(operator, cst.Not):
@@ -1121,9 +1230,9 @@ class _Scope:
         if len(rights) == 1 and left.is_tensorish and "mask" in left.roles and rights[0].kind in ("number", "bool"):
             operator, bound = node.comparisons[0].operator, rights[0].const
             negates = (
-                isinstance(operator, cst.Equal) and bound in (0, 0.0, False)
+                (isinstance(operator, cst.Equal) and bound in (0, 0.0, False))
                 or isinstance(operator, (cst.LessThan, cst.LessThanEqual))
-                or isinstance(operator, cst.NotEqual) and bound in (1, True)
+                or (isinstance(operator, cst.NotEqual) and bound in (1, True))
             )
             return left.but(dtype="bool", tags=left.tags ^ {"negated"} if negates else left.tags)
         if "tensor" in (left.kind, *(r.kind for r in rights)):
@@ -1142,12 +1251,12 @@ class _Scope:
             return self.eval(node.body if known else node.orelse)
         before, contexts = self.env, self.contexts
         self.env = dict(before)
-        self.refine(node.test, True)
-        self.contexts = contexts | _guards(self, node.test, True)
+        self.refine(node.test, truth=True)
+        self.contexts = contexts | _guards(self, node.test, truth=True)
         then = self.eval(node.body)
         self.env = dict(before)
-        self.refine(node.test, False)
-        self.contexts = contexts | _guards(self, node.test, False)
+        self.refine(node.test, truth=False)
+        self.contexts = contexts | _guards(self, node.test, truth=False)
         other = self.eval(node.orelse)
         self.env, self.contexts = before, contexts
         return join(then, other)
@@ -1164,18 +1273,18 @@ class _Scope:
             else:
                 values.append(value)
         result = sequence(kind, values)
-        return result.but(roles=frozenset({"hidden"})) if values and all("hidden" in v.roles for v in values) else result
+        return (
+            result.but(roles=frozenset({"hidden"})) if values and all("hidden" in v.roles for v in values) else result
+        )
 
     def dict_(self, node: cst.Dict) -> Val:
         items: dict[Any, Val] = {}
         for element in node.elements:
-            if isinstance(element, cst.StarredDictElement):
-                starred = self.eval(element.value)
-                items.update(dict(starred.items or ()))
-                continue
-            key = self.eval(element.key)  # type: ignore[union-attr]
-            value = self.eval(element.value)
-            items[key.const if key.const is not NOTHING else _pattern(key)] = value
+            if isinstance(element, cst.DictElement):
+                key = self.eval(element.key)
+                items[key.const if key.const is not NOTHING else _pattern(key)] = self.eval(element.value)
+            else:
+                items.update(dict(self.eval(element.value).items or ()))
         return Val("dict", items=tuple(items.items()))
 
     def comprehension(self, node: cst.ListComp | cst.GeneratorExp | cst.SetComp) -> Val:
@@ -1187,7 +1296,12 @@ class _Scope:
         return sequence("list", [element] * count) if count else Val("list", items=((None, element),))
 
     def literal_count(self, node: cst.CompFor) -> int:
-        if isinstance(node.iter, cst.Call) and isinstance(node.iter.func, cst.Name) and node.iter.func.value == "range" and len(node.iter.args) == 1:
+        if (
+            isinstance(node.iter, cst.Call)
+            and isinstance(node.iter.func, cst.Name)
+            and node.iter.func.value == "range"
+            and len(node.iter.args) == 1
+        ):
             value = self.eval(node.iter.args[0].value).const
             if isinstance(value, int) and 0 < value <= 4:
                 return value
@@ -1231,9 +1345,6 @@ class _Scope:
                     seen, suffix = True, ""
         return Val("str", ref=_Pattern(prefix, suffix)) if seen else constant(prefix)
 
-    def lambda_(self, node: cst.Lambda) -> Val:
-        return UNKNOWN
-
     def named(self, node: cst.NamedExpr) -> Val:
         value = self.eval(node.value)
         self.assign(node.target, value, "", None)
@@ -1271,7 +1382,9 @@ class _Scope:
             owner = self.eval(func.value)
             args, kwargs = self.arguments(node)
             result = self.method_call(node, owner, func.attr.value, args, kwargs)
-            layer = owner.kind == "instance" and isinstance(owner.ref, ClassFlow) and owner.ref.attribute(func.attr.value)
+            layer = (
+                owner.kind == "instance" and isinstance(owner.ref, ClassFlow) and owner.ref.attribute(func.attr.value)
+            )
             return _from_layer(result, func.attr.value) if layer and layer.kind in ("layer", "instance") else result
         callee = self.eval(func)
         args, kwargs = self.arguments(node)
@@ -1294,22 +1407,43 @@ class _Scope:
         if kind == "layer":
             return self.layer_method(node, owner, name, args, kwargs)
         if kind == "unknown" and name in ("items", "values", "keys") and not args:
-            return self.container_call(node, Val("dict", roles=owner.roles, origins=owner.origins, ref=("each", name)), name, args)
+            return self.container_call(
+                node, Val("dict", roles=owner.roles, origins=owner.origins, ref=("each", name)), name, args
+            )
         result = self.tensor_method(node, owner, name, args, kwargs)
         self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs, value=result)
         return self.touched(result)
 
-    def object_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+    def object_method(
+        self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]
+    ) -> Val:
         callee = self.member(owner, name, node)
         if owner.kind == "instance" and callee.kind == "unknown":
             if isinstance(owner.ref, _Object) and _BASE in owner.ref.attributes:
                 return self.distribution_call(node, owner.ref.attributes[_BASE], name, args)
-            if name in ("to", "cuda", "cpu", "eval", "train", "half", "double", "float", "bfloat16", "requires_grad_", "share_memory"):
+            if name in (
+                "to",
+                "cuda",
+                "cpu",
+                "eval",
+                "train",
+                "half",
+                "double",
+                "float",
+                "bfloat16",
+                "requires_grad_",
+                "share_memory",
+            ):
                 return owner
             if name == "compile":
                 self.record("call", node, name=".compile", target=owner, args=args, kwargs=kwargs)
                 return NONE
-            if name == "register_buffer" and args and isinstance(args[0].const, str) and isinstance(owner.ref, ClassFlow):
+            if (
+                name == "register_buffer"
+                and args
+                and isinstance(args[0].const, str)
+                and isinstance(owner.ref, ClassFlow)
+            ):
                 owner.ref.store(args[0].const, (args[1] if len(args) > 1 else UNKNOWN).but(made=EMPTY))
                 return NONE
             self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
@@ -1317,7 +1451,7 @@ class _Scope:
             return with_role(UNKNOWN, role)
         if owner.kind == "module" and callee.kind == "ext":
             return self.external(node, str(callee.ref), args, kwargs)
-        return self.call_value(node, callee, args, kwargs, owner)
+        return self.call_value(node, callee, args, kwargs)
 
     def super_call(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         owner = self.function.owner
@@ -1331,7 +1465,9 @@ class _Scope:
         start = next((i for i, m in enumerate(lineage) if m.node is owner.node), 0) + 1
         for model in lineage[start:]:
             if name in model.own_methods:
-                return self.invoke(model.own_methods[name], self.flow.self_value if self.flow is not None else me, args, kwargs, node)
+                return self.invoke(
+                    model.own_methods[name], self.flow.self_value if self.flow is not None else me, args, kwargs, node
+                )
         external = self.external_base(lineage[0])
         if isinstance(me.ref, _Object) and facts.is_distribution(external):
             if name == "__init__":
@@ -1340,13 +1476,15 @@ class _Scope:
             return self.distribution_call(node, me.ref.attributes.get(_BASE, UNKNOWN), name, args)
         return UNKNOWN
 
-    def call_value(self, node: cst.Call, callee: Val, args: tuple[Val, ...], kwargs: dict[str, Val], owner: Val = UNKNOWN) -> Val:
+    def call_value(self, node: cst.Call, callee: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         kind = callee.kind
         if kind == "bound":
             function, bound = callee.ref
             return self.invoke(function, bound, args, kwargs, node)
         if kind == "func":
-            function = callee.ref if isinstance(callee.ref, Function) else self.interpreter.models.find_function(callee.ref)
+            function = (
+                callee.ref if isinstance(callee.ref, Function) else self.interpreter.models.find_function(callee.ref)
+            )
             if function is None:
                 return UNKNOWN
             if "disabled" in callee.tags:
@@ -1370,7 +1508,14 @@ class _Scope:
         return self.invoke(forward, callee, args, kwargs, node, called="__call__")
 
     def invoke(
-        self, function: Function, bound: Val | None, args: tuple[Val, ...], kwargs: dict[str, Val], node: cst.Call | None, called: str = ""
+        self,
+        function: Function,
+        bound: Val | None,
+        args: tuple[Val, ...],
+        kwargs: dict[str, Val],
+        node: cst.Call | None,
+        *,
+        called: str = "",
     ) -> Val:
         """Call a project function abstractly and record the call."""
         flow = None
@@ -1385,12 +1530,26 @@ class _Scope:
         frame = self.run_or_recall(function, flow, bound, values)
         result = frame.result
         if result.kind in ("unknown", "none") and not result.roles and function.is_abstract:
-            result = self.interpreter._annotated(function.module, function.node.returns.annotation if function.node.returns else None)
+            result = self.interpreter.annotated(
+                function.module, function.node.returns.annotation if function.node.returns else None
+            )
         if node is not None:
-            self.record("call", node, name=called or function.name, target=bound or UNKNOWN, args=args, kwargs=kwargs, callee=function, frame=frame, value=result)
+            self.record(
+                "call",
+                node,
+                name=called or function.name,
+                target=bound or UNKNOWN,
+                args=args,
+                kwargs=kwargs,
+                callee=function,
+                frame=frame,
+                value=result,
+            )
         return result
 
-    def run_or_recall(self, function: Function, flow: ClassFlow | None, bound: Val | None, values: dict[str, Val]) -> Frame:
+    def run_or_recall(
+        self, function: Function, flow: ClassFlow | None, bound: Val | None, values: dict[str, Val]
+    ) -> Frame:
         """The run of a call; an equal call before gives the same one, with its assignments to self made again."""
         interpreter = self.interpreter
         if bound is not None and isinstance(bound.ref, _Object):
@@ -1399,9 +1558,9 @@ class _Scope:
         key = (id(function.node), id(flow), self.contexts & _GRADIENT_FREE, overlay, tuple(values.items()))
         frame = interpreter.memo.get(key)
         if frame is None:
-            cut = interpreter._cut
+            cut = interpreter.cuts
             frame = interpreter.execute(function, flow, values, self.contexts)
-            if interpreter._cut == cut and interpreter._budget > 0:
+            if interpreter.cuts == cut and interpreter.budget > 0:
                 interpreter.memo[key] = frame
         else:
             for event, _ in frame.walk():
@@ -1409,7 +1568,14 @@ class _Scope:
                     event.target.ref.store(event.name, event.value)
         return frame
 
-    def bind(self, function: Function, flow: ClassFlow | None, bound: Val | None, args: tuple[Val, ...], kwargs: dict[str, Val]) -> dict[str, Val]:
+    def bind(
+        self,
+        function: Function,
+        flow: ClassFlow | None,
+        bound: Val | None,
+        args: tuple[Val, ...],
+        kwargs: dict[str, Val],
+    ) -> dict[str, Val]:
         values: dict[str, Val] = {}
         params = list(function.params)
         static = "staticmethod" in function.decorators
@@ -1423,7 +1589,11 @@ class _Scope:
         position = 0
         unknown_from = next((i for i, a in enumerate(args) if a.kind == "starred"), None)
         for param in params:
-            if param.kind == "positional" and position < len(args) and (unknown_from is None or position < unknown_from):
+            if (
+                param.kind == "positional"
+                and position < len(args)
+                and (unknown_from is None or position < unknown_from)
+            ):
                 values[param.name] = self.passed(function, param, args[position])
                 position += 1
             elif param.name in kwargs:
@@ -1445,11 +1615,11 @@ class _Scope:
         if not value.is_tensorish:
             return value
         role = role_names.tensor_role(param.name)
-        if role and not value.roles:
-            value = with_role(value, role)
-        elif role == "mask" and not value.roles & {"mask", "mask_bias", "hidden", "logits"}:
-            value = with_role(value, role)
-        elif role == "logits" and not value.roles & {"mask", "hidden", "logits"}:
+        if (
+            (role and not value.roles)
+            or (role == "mask" and not value.roles & {"mask", "mask_bias", "hidden", "logits"})
+            or (role == "logits" and not value.roles & {"mask", "hidden", "logits"})
+        ):
             value = with_role(value, role)
         return value.but(origins=value.origins | {f"{function.name}/{param.name}"})
 
@@ -1464,21 +1634,26 @@ class _Scope:
         if model is None:
             return UNKNOWN
         if _is_dataclass(model):
-            given = {**dict(zip(model.annotated_fields, args)), **{k: v for k, v in kwargs.items() if k in model.annotated_fields}}
+            given = {
+                **dict(zip(model.annotated_fields, args, strict=False)),
+                **{k: v for k, v in kwargs.items() if k in model.annotated_fields},
+            }
             result = Val("instance", ref=_Object(model, given), items=tuple(given.items()), tags=frozenset({"record"}))
             self.record("call", node, name=model.name, args=args, kwargs=kwargs, callee=symbol, value=result)
             return result
         instance = Val("instance", ref=_Object(model, {}))
         init = model.method("__init__")
         frame = None
-        if init is not None and self.interpreter._budget > 0:
+        if init is not None and self.interpreter.budget > 0:
             values = self.bind(init, None, instance, args, kwargs)
             frame = self.interpreter.execute(init, None, values, self.contexts)
         elif init is None:
             external = self.external_base(model)
             if external and facts.is_distribution(external):
                 instance.ref.attributes[_BASE] = self.distribution(node, external, args, kwargs)
-        self.record("call", node, name=model.name, args=args, kwargs=kwargs, callee=init or symbol, frame=frame, value=instance)
+        self.record(
+            "call", node, name=model.name, args=args, kwargs=kwargs, callee=init or symbol, frame=frame, value=instance
+        )
         return instance
 
     def external_base(self, model: ClassModel) -> str:
@@ -1501,8 +1676,35 @@ class _Scope:
             return self.touched(self.factory(node, name, args, kwargs))
         if name.startswith("torch."):
             return self.torch_call(node, name, args, kwargs)
-        if name in ("float", "int", "abs", "max", "min", "len", "list", "tuple", "dict", "zip", "enumerate", "range", "reversed", "sorted", "isinstance", "hasattr", "getattr", "bool", "sum", "any", "all", "set", "str"):
+        if name in (
+            "float",
+            "int",
+            "abs",
+            "max",
+            "min",
+            "len",
+            "list",
+            "tuple",
+            "dict",
+            "zip",
+            "enumerate",
+            "range",
+            "reversed",
+            "sorted",
+            "isinstance",
+            "hasattr",
+            "getattr",
+            "bool",
+            "sum",
+            "any",
+            "all",
+            "set",
+            "str",
+        ):
             return self.builtin(node, name, args, kwargs)
+        if name in ("numpy.float32", "numpy.float64", "numpy.float16") and args:
+            number = as_float(args[0].const)
+            return constant(number) if number is not NotImplemented else Val("number")
         if name == "numpy.finfo":
             return Val("finfo")
         if name in ("math.log", "math.sqrt", "math.prod", "numpy.prod", "numpy.log", "numpy.sqrt"):
@@ -1515,7 +1717,11 @@ class _Scope:
         first = args[0] if args else UNKNOWN
         if name == "float":
             value = as_float(first.const)
-            return constant(value) if value is not NotImplemented else Val("number", tags=first.tags & {"finfo_min", "finfo_max"})
+            return (
+                constant(value)
+                if value is not NotImplemented
+                else Val("number", tags=first.tags & {"finfo_min", "finfo_max"})
+            )
         if name in ("max", "min") and len(args) >= 2:
             return _extreme(name, args)
         if name in ("list", "tuple", "sorted", "reversed", "set"):
@@ -1524,16 +1730,23 @@ class _Scope:
                 return first.but(kind=kind)
             return Val(kind, items=first.items if first.kind == "values" else None)
         if name == "dict":
-            items = {**dict(first.items or ()), **kwargs} if first.kind == "dict" else dict(kwargs)
-            return Val("dict", items=tuple(items.items()))
+            given = first.items or () if first.kind == "dict" else _as_items(first)
+            return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
         if name == "zip":
-            return Val("pairs", ref=tuple(join_all(a.elements()) if a.items else UNKNOWN for a in args))
+            joined = tuple(join_all(a.elements()) if a.items else UNKNOWN for a in args)
+            lengths = {len(a.items) if a.items and all(k is not None for k, _ in a.items) else -1 for a in args}
+            if len(lengths) == 1 and -1 not in lengths:
+                rows = [sequence("tuple", list(row)) for row in zip(*(a.elements() for a in args), strict=True)]
+                return sequence("list", rows).but(kind="pairs", ref=joined)
+            return Val("pairs", ref=joined)
         if name == "enumerate":
             return Val("pairs", ref=(Val("number"), join_all(first.elements()) if first.items else UNKNOWN))
         if name == "range":
             return Val("list", items=((None, Val("number")),))
         if name == "getattr" and len(args) >= 2 and isinstance(args[1].const, str):
             return self.member(first, args[1].const, node)
+        if name == "abs" and isinstance(first.const, (int, float)):
+            return constant(abs(first.const))
         if name == "sum" and first.items:
             return join_all(first.elements()).but(const=NOTHING, made=EMPTY)
         if name in ("len", "int", "abs", "sum"):
@@ -1551,12 +1764,18 @@ class _Scope:
             node,
             self.module,
             name,
-            dtype=unknown_keywords or dtype is not None and dtype.kind != "none" or legacy and name != "torch.Tensor" and "Float" not in name,
-            device=unknown_keywords or "device" in self.contexts or device is not None and device.kind != "none",
+            dtype=unknown_keywords
+            or (dtype is not None and dtype.kind != "none")
+            or (legacy and name != "torch.Tensor" and "Float" not in name),
+            device=unknown_keywords or "device" in self.contexts or (device is not None and device.kind != "none"),
         )
         return tensor(
             rank,
-            dtype=dtype.const if dtype is not None and isinstance(dtype.const, str) else "default" if dtype is None else None,
+            dtype=dtype.const
+            if dtype is not None and isinstance(dtype.const, str)
+            else "default"
+            if dtype is None
+            else None,
             const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
             tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]},
             made=frozenset({made}),
@@ -1564,7 +1783,9 @@ class _Scope:
 
     def size_rank(self, sizes: tuple[Val, ...], keyword: Val | None) -> int | None:
         if keyword is not None:
-            return len(keyword.items) if keyword.items is not None else keyword.rank if keyword.kind == "shape" else None
+            return (
+                len(keyword.items) if keyword.items is not None else keyword.rank if keyword.kind == "shape" else None
+            )
         if len(sizes) == 1 and sizes[0].kind in ("tuple", "list"):
             return len(sizes[0].items) if sizes[0].items is not None else None
         if len(sizes) == 1 and sizes[0].kind == "shape":
@@ -1581,14 +1802,20 @@ class _Scope:
         if facts.is_distribution(name):
             return self.distribution(node, name, args, kwargs)
         if is_torch_module(name):
-            return Val("layer", ref=(name, node), items=tuple(enumerate(args)) if short in ("Sequential", "ModuleList") else None)
-        if name in ("torch.finfo",):
+            return Val(
+                "layer",
+                ref=(name, node),
+                items=tuple(enumerate(args)) if short in ("Sequential", "ModuleList") else None,
+            )
+        if name == "torch.finfo":
             return Val("finfo")
         if name in facts.LIKE_FACTORIES:
             fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
-            return self.touched(tensor(first.rank, const=fill.const, tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")}))
+            return self.touched(
+                tensor(first.rank, const=fill.const, tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")})
+            )
         if name in facts.COMPILE:
-            return self.compiled(node, args, kwargs)
+            return self.compiled(args, kwargs)
         if name in facts.DATA_FACTORIES:
             return self.data_factory(first, kwargs)
         if name == "torch.autograd.Variable":
@@ -1599,10 +1826,16 @@ class _Scope:
             return self.touched(self.where(node, args))
         if short in ("stack", "cat", "concat", "concatenate", "hstack", "vstack"):
             parts = join_all(first.elements()) if first.items else UNKNOWN
-            rank = parts.rank + 1 if short == "stack" and parts.rank is not None else parts.rank if short != "stack" else None
+            rank = (
+                parts.rank + 1
+                if short == "stack" and parts.rank is not None
+                else parts.rank
+                if short != "stack"
+                else None
+            )
             return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=parts.tags - {"optional"}))
         if name.startswith(("torch.nn.functional.", "torch.special.")) or name.count(".") == 1:
-            return self.touched(self.tensor_method(node, first, short, args[1:], kwargs, function=True))
+            return self.touched(self.tensor_method(node, first, short, args[1:], kwargs))
         return UNKNOWN
 
     def data_factory(self, first: Val, kwargs: dict[str, Val]) -> Val:
@@ -1618,7 +1851,7 @@ class _Scope:
             ).but(roles=first.roles)
         )
 
-    def compiled(self, node: cst.Call, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+    def compiled(self, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         target = args[0] if args else kwargs.get("model", UNKNOWN)
         if target.kind == "instance":
             return target.but(tags=target.tags | {"compiled"})
@@ -1639,7 +1872,11 @@ class _Scope:
         for side in (chosen, other):
             if side.masked:
                 return side.but(made=EMPTY)
-        result = join(chosen, other) if chosen.kind == other.kind == "tensor" else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
+        result = (
+            join(chosen, other)
+            if chosen.kind == other.kind == "tensor"
+            else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
+        )
         return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"})
 
     def masking(self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, additive: bool) -> Val:
@@ -1647,10 +1884,12 @@ class _Scope:
         known = constant_key(fill)
         result = target.but(kind="tensor", made=EMPTY, const=NOTHING, ref=None)
         if "zeros" in target.tags and known is not None and known != 0 and not target.roles & {"logits"}:
-            bias = mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
-            return bias  # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
+            # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
+            return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
         mark = MaskMark(node, self.function, known, additive, mask.origins, self.interpreter.order_of(node))
-        event_value = result.but(masked=target.masked | {mark}, tags=target.tags | ({"neg_inf"} if known == float("-inf") else EMPTY))
+        event_value = result.but(
+            masked=target.masked | {mark}, tags=target.tags | ({"neg_inf"} if known == float("-inf") else EMPTY)
+        )
         self.record("mask", node, target=target, other=mask, value=fill, name=spelling)
         return event_value
 
@@ -1668,7 +1907,13 @@ class _Scope:
         logits = owner.item("logits") or UNKNOWN
         rank = logits.rank - 1 if logits.rank else None
         tags = self.contexts & _GRADIENT_FREE
-        role = {"log_prob": "log_prob", "entropy": "entropy", "sample": "action", "rsample": "action", "mode": "action"}.get(name)
+        role = {
+            "log_prob": "log_prob",
+            "entropy": "entropy",
+            "sample": "action",
+            "rsample": "action",
+            "mode": "action",
+        }.get(name)
         self.record("call", node, name=f".{name}", target=owner, args=args)
         if role:
             return tensor(rank if owner.ref in facts.FINITE_DISTRIBUTIONS else None, role, tags=tags)
@@ -1679,7 +1924,7 @@ class _Scope:
             element = join_all(owner.elements()) if owner.items else self.lookup_item(owner, Val("str"))
             return Val("pairs", ref=(Val("str"), element))
         if name == "values":
-            return Val("list", items=owner.items if owner.items else ((None, self.lookup_item(owner, Val("str"))),))
+            return Val("list", items=owner.items or ((None, self.lookup_item(owner, Val("str"))),))
         if name == "keys":
             return Val("list", items=tuple(enumerate(constant(k) for k, _ in owner.items or () if isinstance(k, str))))
         if name in ("get", "pop", "__getitem__") and args:
@@ -1707,20 +1952,60 @@ class _Scope:
         self.record("call", node, name=name, target=layer, args=args, kwargs=kwargs, callee="layer")
         if name in facts.RECURRENT:
             state = tensor(3, "hidden")
-            hidden = sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
+            hidden = (
+                sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
+            )
             return sequence("tuple", [tensor(first.rank, "features"), hidden])
         if name in facts.CELLS:
             state = tensor(2, "hidden")
-            return sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
+            return (
+                sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
+            )
         short = name.rsplit(".", 1)[-1]
         if short == "Embedding":
             return tensor(first.rank + 1 if first.rank is not None else None)
-        keeps = short in ("Linear", "LayerNorm", "ReLU", "Tanh", "GELU", "SiLU", "ELU", "LeakyReLU", "Dropout", "Identity", "RMSNorm", "LazyLinear", "Mish", "Sigmoid")
+        keeps = short in (
+            "Linear",
+            "LayerNorm",
+            "ReLU",
+            "Tanh",
+            "GELU",
+            "SiLU",
+            "ELU",
+            "LeakyReLU",
+            "Dropout",
+            "Identity",
+            "RMSNorm",
+            "LazyLinear",
+            "Mish",
+            "Sigmoid",
+        )
         if short == "Sequential" and layer.items:
-            names = [v.ref[0].rsplit(".", 1)[-1] if v.kind == "layer" and isinstance(v.ref, tuple) else "" for v in layer.elements()]
+            names = [
+                v.ref[0].rsplit(".", 1)[-1] if v.kind == "layer" and isinstance(v.ref, tuple) else ""
+                for v in layer.elements()
+            ]
             if any(n == "Softmax" for n in names[-1:]):
                 return tensor(first.rank, "probs", tags=frozenset({"p"}))
-            keeps = all(n in ("Linear", "LayerNorm", "ReLU", "Tanh", "GELU", "SiLU", "ELU", "LeakyReLU", "Dropout", "Identity", "RMSNorm", "Mish", "Sigmoid") for n in names)
+            keeps = all(
+                n
+                in (
+                    "Linear",
+                    "LayerNorm",
+                    "ReLU",
+                    "Tanh",
+                    "GELU",
+                    "SiLU",
+                    "ELU",
+                    "LeakyReLU",
+                    "Dropout",
+                    "Identity",
+                    "RMSNorm",
+                    "Mish",
+                    "Sigmoid",
+                )
+                for n in names
+            )
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
         return tensor(first.rank if keeps else None)
@@ -1729,7 +2014,12 @@ class _Scope:
         return map_tensors(value, self.touched) if self.contexts & _GRADIENT_FREE else value
 
     def tensor_method(
-        self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val], function: bool = False
+        self,
+        node: cst.Call,
+        value: Val,
+        name: str,
+        args: tuple[Val, ...],
+        kwargs: dict[str, Val],
     ) -> Val:
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
@@ -1748,7 +2038,24 @@ class _Scope:
             return tensor(self.size_rank(args, kwargs.get("size")))
         if name == "clone" and "inference_mode" not in self.contexts:
             return value.but(tags=value.tags - _GRADIENT_FREE)
-        if name in ("unsqueeze", "squeeze", "reshape", "view", "flatten", "expand", "repeat", "transpose", "permute", "view_as", "reshape_as", "expand_as", "t", "broadcast_to", "unflatten", "tile"):
+        if name in (
+            "unsqueeze",
+            "squeeze",
+            "reshape",
+            "view",
+            "flatten",
+            "expand",
+            "repeat",
+            "transpose",
+            "permute",
+            "view_as",
+            "reshape_as",
+            "expand_as",
+            "t",
+            "broadcast_to",
+            "unflatten",
+            "tile",
+        ):
             return self.reshaped(node, value, name, args, kwargs)
         if name in ("dim", "ndimension", "item", "numel"):
             return Val("number", ref=("measure", value, "rank") if name in ("dim", "ndimension") else None)
@@ -1790,18 +2097,27 @@ class _Scope:
             rank = args[0].rank if args else None
         elif name in ("broadcast_to", "unflatten"):
             rank = None
-        if name in ("unsqueeze", "reshape", "view", "view_as", "expand_as", "reshape_as") and value.origins and (
-            "rank_guarded" in value.tags or "rank_test" in self.contexts and "mask" in value.roles
+        if (
+            name in ("unsqueeze", "reshape", "view", "view_as", "expand_as", "reshape_as")
+            and value.origins
+            and ("rank_guarded" in value.tags or ("rank_test" in self.contexts and "mask" in value.roles))
         ):
             self.record("lift", node, value=value)
         if name in ("view_as", "expand_as", "reshape_as", "broadcast_to") and value.origins:
             self.record("rank_check", node, value=value)
-        if name in ("reshape", "view") and value.origins and "mask" in value.roles:
-            if any(isinstance(arg.value, cst.Attribute) and dotted(arg.value).startswith("self.") for arg in node.args):
-                self.record("size_check", node, value=value)
+        own_sizes = [arg for arg in node.args if isinstance(arg.value, cst.Attribute)]
+        if (
+            name in ("reshape", "view")
+            and value.origins
+            and "mask" in value.roles
+            and any(dotted(arg.value).startswith("self.") for arg in own_sizes)
+        ):
+            self.record("size_check", node, value=value)
         if name in ("reshape", "view") and value.origins and len(args) == 1 and args[0].kind == "shape":
             self.record("rank_check", node, value=value)
-        return value.but(rank=rank, tags=value.tags - {"rank_guarded"}, kind="tensor" if value.kind == "tensor" else "unknown")
+        return value.but(
+            rank=rank, tags=value.tags - {"rank_guarded"}, kind="tensor" if value.kind == "tensor" else "unknown"
+        )
 
     def flattened(self, rank: int | None, args: tuple[Val, ...], kwargs: dict[str, Val]) -> int | None:
         start = (args[0] if args else kwargs.get("start_dim", constant(0))).const
@@ -1815,29 +2131,42 @@ class _Scope:
 
     def computed(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         keep = value.tags & _CARRIED
-        if name in ("softmax",):
+        if name == "where" and len(args) >= 2:
+            return self.where(node, (args[0], value, args[1]))
+        if name == "softmax":
             return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
-        if name in ("log_softmax",):
+        if name == "log_softmax":
             return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
         if name == "logsumexp":
             return tensor(value.rank, tags=keep | {"lse"})
         if name in ("log", "log_"):
             if "mask" in value.roles:
                 return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf")), tags=EMPTY)
-            tags = keep | ({"logp"} if "p" in value.tags else EMPTY) | ({"log_of_count"} if "count" in value.tags else EMPTY)
+            tags = (
+                keep
+                | ({"logp"} if "p" in value.tags else EMPTY)
+                | ({"log_of_count"} if "count" in value.tags else EMPTY)
+            )
             return tensor(value.rank, dtype=value.dtype, tags=tags)
-        if name in ("exp",):
+        if name == "exp":
             return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
-            return self.clamped(value, name, args, kwargs)
+            return self.clamped(value, args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
             return value.but(tags=value.tags ^ {"negated"})
         if name in ("add", "sub", "mul", "div", "true_divide", "add_", "mul_"):
-            operator = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "div": "Divide", "true_divide": "Divide"}[name.rstrip("_")]
+            operator = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "div": "Divide", "true_divide": "Divide"}[
+                name.rstrip("_")
+            ]
             return self.binary(operator, value, args[0] if args else UNKNOWN, node)
         if name in ("eq", "ne", "lt", "le", "gt", "ge"):
             if "mask" in value.roles:
-                return value.but(dtype="bool", tags=value.tags ^ {"negated"} if name in ("lt", "le") or name == "eq" and args and args[0].const in (0, 0.0) else value.tags)
+                return value.but(
+                    dtype="bool",
+                    tags=value.tags ^ {"negated"}
+                    if name in ("lt", "le") or (name == "eq" and args and args[0].const in (0, 0.0))
+                    else value.tags,
+                )
             return tensor(value.rank, dtype="bool")
         if name in facts.REDUCTIONS:
             return self.reduced(value, name, args, kwargs, keep)
@@ -1852,21 +2181,23 @@ class _Scope:
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
             changed = name not in facts.KEEPS_IDENTITY
-            return value.but(made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown")
+            return value.but(
+                made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown"
+            )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
-            part = value.but(rank=value.rank - 1 if name == "unbind" and value.rank else value.rank if name != "unbind" else None)
+            part = value.but(
+                rank=value.rank - 1 if name == "unbind" and value.rank else value.rank if name != "unbind" else None
+            )
             return Val("list", items=((None, part),), roles=value.roles & {"hidden"})
-        if name == "where" and len(args) >= 2 and not function:
-            return self.where(node, (args[0], value, args[1]))
-        if name in ("multinomial",):
+        if name == "multinomial":
             if "p" in value.tags:
                 self.record("dist", node, name="multinomial", target=value)
             return tensor(None, "action", tags=keep)
-        if name in ("linear",):
+        if name == "linear":
             return tensor(value.rank, tags=keep)
         return UNKNOWN
 
-    def clamped(self, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+    def clamped(self, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         low = kwargs.get("min", args[0] if args else UNKNOWN)
         bound = low.const if isinstance(low.const, (int, float)) and not isinstance(low.const, bool) else None
         if "mask_bias" in value.roles and isinstance(value.ref, tuple):
@@ -1880,14 +2211,22 @@ class _Scope:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))
         return result
 
-    def reduced(self, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val], keep: frozenset[str]) -> Val:
+    def reduced(
+        self, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val], keep: frozenset[str]
+    ) -> Val:
         has_dim = bool(args) or "dim" in kwargs or "axis" in kwargs
         keepdim = kwargs.get("keepdim", UNKNOWN).const is True
         rank = value.rank if keepdim else value.rank - 1 if has_dim and value.rank else 0 if not has_dim else None
         if name in ("max", "min") and has_dim:
-            return sequence("tuple", [tensor(rank, tags=keep), tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else "")])
+            return sequence(
+                "tuple",
+                [
+                    tensor(rank, tags=keep),
+                    tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else ""),
+                ],
+            )
         roles: set[str] = set()
-        if name in ("argmax",):
+        if name == "argmax":
             roles = {"action"}
         if name == "sum" and value.roles & {"log_prob", "entropy"}:
             roles = set(value.roles & {"log_prob", "entropy"})
@@ -1959,7 +2298,7 @@ def _extreme(name: str, args: tuple[Val, ...]) -> Val:
     return Val("number")
 
 
-def _guards(scope: _Scope, test: cst.BaseExpression, truth: bool) -> frozenset[str]:
+def _guards(scope: _Scope, test: cst.BaseExpression, *, truth: bool) -> frozenset[str]:
     negated = isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not)
     call = test.expression if isinstance(test, cst.UnaryOperation) and negated else test
     if isinstance(call, cst.Call) and scope.qualify(dotted(call.func)).endswith(".is_compiling"):
@@ -1973,6 +2312,12 @@ def _guards(scope: _Scope, test: cst.BaseExpression, truth: bool) -> frozenset[s
 def _from_layer(value: Val, name: str) -> Val:
     """What `self.name(...)` gave remembers which layer it came out of, as an origin `@name`."""
     return value.but(origins=value.origins | {f"@{name}"}) if value.is_tensorish else value
+
+
+def _as_items(pairs: Val) -> list[tuple[Any, Val]]:
+    """The entries of `dict(zip(names, values))`, where the names are known."""
+    rows = [row.elements() for row in pairs.elements()] if pairs.kind in ("pairs", "list") else []
+    return [(row[0].const, row[1]) for row in rows if len(row) == 2 and isinstance(row[0].const, str)]
 
 
 def _is_small(value: Val) -> bool:
@@ -1991,7 +2336,11 @@ def _is_none(value: Val) -> bool | None:
     """Whether a value is None: known for None itself and for tensors and containers that no branch made optional."""
     if value.kind == "none":
         return True
-    if value.kind in ("tensor", "tuple", "list", "dict", "instance", "dist") and "optional" not in value.tags and "declared" not in value.tags:
+    if (
+        value.kind in ("tensor", "tuple", "list", "dict", "instance", "dist")
+        and "optional" not in value.tags
+        and "declared" not in value.tags
+    ):
         return False
     return None
 
@@ -2033,15 +2382,29 @@ def _comparisons(node: cst.BaseExpression) -> Iterator[cst.Comparison]:
 
 def _rank_subject(node: cst.BaseExpression) -> str | None:
     """The name in `x.dim()`, `x.ndim`, `len(x.shape)`."""
-    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and node.func.attr.value in ("dim", "ndimension"):
+    if (
+        isinstance(node, cst.Call)
+        and isinstance(node.func, cst.Attribute)
+        and node.func.attr.value in ("dim", "ndimension")
+    ):
         return node.func.value.value if isinstance(node.func.value, cst.Name) else None
     if isinstance(node, cst.Attribute) and node.attr.value == "ndim":
         return node.value.value if isinstance(node.value, cst.Name) else None
-    if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "len" and len(node.args) == 1:
+    if (
+        isinstance(node, cst.Call)
+        and isinstance(node.func, cst.Name)
+        and node.func.value == "len"
+        and len(node.args) == 1
+    ):
         shape = node.args[0].value
         if isinstance(shape, cst.Attribute) and shape.attr.value == "shape" and isinstance(shape.value, cst.Name):
             return shape.value.value
-        if isinstance(shape, cst.Call) and isinstance(shape.func, cst.Attribute) and shape.func.attr.value == "size" and isinstance(shape.func.value, cst.Name):
+        if (
+            isinstance(shape, cst.Call)
+            and isinstance(shape.func, cst.Attribute)
+            and shape.func.attr.value == "size"
+            and isinstance(shape.func.value, cst.Name)
+        ):
             return shape.func.value.value
     return None
 
@@ -2069,5 +2432,4 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.FormattedString: _Scope.formatted,
     cst.NamedExpr: _Scope.named,
     cst.Await: _Scope.await_,
-    cst.Lambda: _Scope.lambda_,
 }

@@ -32,19 +32,19 @@ def fresh_hidden_states(net: NetworkClass, aspect: str) -> Iterator[FreshState]:
     """
     if not net.mentions(b"LSTM", b"GRU", b"RNN") and not any(True for _ in net.with_role(INITIAL_STATE)):
         return
-    seen: set[cst.CSTNode] = set()
-    settled = _settled_by_callers(net, aspect)
-    if any(net.project.mentions(path, *_GLOBAL_DEFAULTS[aspect]) for path in net.caller_files):
-        return
+    fresh: dict[cst.CSTNode, FreshState] = {}
     for value, use, symbol in _states(net):
         for part in value.flat():
             # Where one branch moves the state and another does not, somebody has thought of it.
             moved = {made.node for made in part.made if getattr(made, aspect)}
             for made in sorted(part.made, key=lambda made: made.function):
-                if made.node in moved or made.node in seen or made.node in settled:
-                    continue
-                seen.add(made.node)
-                yield FreshState(made, use, symbol)
+                if made.node not in moved:
+                    fresh.setdefault(made.node, FreshState(made, use, symbol))
+    # Callers are many and dear to read: only now that there is a question.
+    if not fresh or any(net.project.mentions(path, *_GLOBAL_DEFAULTS[aspect]) for path in net.caller_files):
+        return
+    settled = _settled_by_callers(net, aspect)
+    yield from (state for node, state in fresh.items() if node not in settled)
 
 
 _GLOBAL_DEFAULTS = {
@@ -75,7 +75,8 @@ def _settled_by_callers(net: NetworkClass, aspect: str) -> frozenset[cst.CSTNode
     so a file that calls a method of the same name and moves what it got settles the question, too.
     """
     settled: set[cst.CSTNode] = set()
-    makers = {function.name: frame for function, frame in zip(net.with_role(INITIAL_STATE), net.frames(INITIAL_STATE))}
+    functions, frames = net.with_role(INITIAL_STATE), net.frames(INITIAL_STATE)
+    makers = {function.name: frame for function, frame in zip(functions, frames, strict=False)}
     if not makers:
         return frozenset()
     for caller in net.callers(*makers):
@@ -105,9 +106,10 @@ def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bo
     if not holders:
         return False
     for node in ast.walk(tree):
-        if isinstance(node, (ast.ListComp, ast.GeneratorExp)) and isinstance(node.generators[0].target, ast.Name):
-            if ast.unparse(node.generators[0].iter) in holders:
-                holders.add(node.generators[0].target.id)
+        if isinstance(node, (ast.ListComp, ast.GeneratorExp)):
+            loop = node.generators[0]
+            if isinstance(loop.target, ast.Name) and ast.unparse(loop.iter) in holders:
+                holders.add(loop.target.id)
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)

@@ -10,14 +10,14 @@ import libcst as cst
 
 from esper_audit.semantics.model import ModuleModel
 from esper_audit.semantics.network import NetworkClass
-from esper_audit.semantics.tree import Walk, descendants, dotted, find, literal_number
+from esper_audit.semantics.tree import Walk, descendants, find, literal_number
 
 Parents = dict[cst.CSTNode, cst.CSTNode]
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetBiasWrite:
-    """A write to the forget slice. `bias` is both, ih, hh, or empty where it is unknown; `value` is None when unknown."""
+    """A write to the forget slice. `bias` is both, ih, hh, or empty where unknown; `value` is None when unknown."""
 
     node: cst.CSTNode
     bias: str
@@ -46,7 +46,9 @@ def _writes_in(module: ModuleModel, scope: cst.FunctionDef, symbol: str) -> Iter
     for assign in find(scope, cst.Assign):
         target = assign.targets[0].target
         if isinstance(target, cst.Subscript) and _is_forget_slice(module, parents, target):
-            yield ForgetBiasWrite(assign, _which_bias(module, parents, target), _number(assign.value), symbol, _layer(module, target))
+            yield ForgetBiasWrite(
+                assign, _which_bias(module, parents, target), _number(assign.value), symbol, _layer(module, target)
+            )
 
 
 def _layer(module: ModuleModel, subject: cst.Subscript) -> str:
@@ -87,7 +89,7 @@ def _is_forget_slice(module: ModuleModel, parents: Parents, node: cst.Subscript)
         return False
     if isinstance(piece.lower, cst.Integer) and isinstance(piece.upper, cst.Integer):
         low_value, high_value = literal_number(piece.lower), literal_number(piece.upper)
-        return 0 < low_value and high_value == 2 * low_value
+        return low_value > 0 and high_value == 2 * low_value
     raw_low, raw_high = _text(module, piece.lower), _text(module, piece.upper)
     if raw_high in (f"2*{raw_low}", f"{raw_low}*2"):
         return True
@@ -103,11 +105,19 @@ def _resolved(module: ModuleModel, parents: Parents, node: cst.BaseExpression) -
         scope = _enclosing(parents, node, cst.FunctionDef)
         for assign in find(scope, cst.Assign) if scope is not None else ():
             target = assign.targets[0].target
-            if isinstance(target, cst.Name) and target.value == node.value and isinstance(assign.value, cst.BinaryOperation):
+            if (
+                isinstance(target, cst.Name)
+                and target.value == node.value
+                and isinstance(assign.value, cst.BinaryOperation)
+            ):
                 return _text(module, assign.value)
             if isinstance(target, cst.Tuple) and isinstance(assign.value, cst.Tuple):
-                for left, right in zip(target.elements, assign.value.elements):
-                    if isinstance(left.value, cst.Name) and left.value.value == node.value and isinstance(right.value, cst.BinaryOperation):
+                for left, right in zip(target.elements, assign.value.elements, strict=False):
+                    if (
+                        isinstance(left.value, cst.Name)
+                        and left.value.value == node.value
+                        and isinstance(right.value, cst.BinaryOperation)
+                    ):
                         return _text(module, right.value)
     return _text(module, node)
 

@@ -45,5 +45,6 @@ def masked_logits(net: NetworkClass) -> Iterator[MaskStep]:
         if "mask" not in event.other.roles and "logits" not in event.target.roles:
             continue
         if "logits" in event.target.roles or node in distributed or node in products:
-            yield MaskStep(event, constant_key(event.value), event.name == "addition", node in distributed, products.get(node))
-
+            yield MaskStep(
+                event, constant_key(event.value), event.name == "addition", node in distributed, products.get(node)
+            )

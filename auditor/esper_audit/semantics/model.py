@@ -80,7 +80,10 @@ class Function:
     def params(self) -> tuple[Param, ...]:
         """All parameters, `self` included."""
         parameters = self.node.params
-        found = [Param(p.name.value, p, "positional", _comment_of(p)) for p in (*parameters.posonly_params, *parameters.params)]
+        found = [
+            Param(p.name.value, p, "positional", _comment_of(p))
+            for p in (*parameters.posonly_params, *parameters.params)
+        ]
         if isinstance(parameters.star_arg, cst.Param):
             found.append(Param(parameters.star_arg.name.value, parameters.star_arg, "star", ""))
         found += [Param(p.name.value, p, "keyword", _comment_of(p)) for p in parameters.kwonly_params]
@@ -202,7 +205,9 @@ class ClassModel:
             seen.add(key)
             found.append(model)
             for name in model.base_names:
-                base = model.module.models.find_class(model.module.models.project.lookup_from(model.module.path, model.name, name))
+                base = model.module.models.find_class(
+                    model.module.models.project.lookup_from(model.module.path, model.name, name)
+                )
                 if base is not None:
                     visit(base)
 
@@ -347,7 +352,10 @@ class ModuleModel:
             if node is None:
                 return None
             scope += f"{node.name.value}."
-            node = next((child for child in node.body.body if isinstance(child, cst.ClassDef) and child.name.value == part), None)
+            node = next(
+                (child for child in node.body.body if isinstance(child, cst.ClassDef) and child.name.value == part),
+                None,
+            )
         return ClassModel(self, node, scope) if isinstance(node, cst.ClassDef) else None
 
     def _function(self, name: str) -> Function | None:
@@ -360,6 +368,21 @@ class ModuleModel:
         """All top-level statements, parsed one by one."""
         for piece in self.pieces:
             yield from piece.tree.body
+
+    def explained_constants(self) -> Iterator[tuple[str, cst.CSTNode]]:
+        """Module-level assignments to a name with a comment above them: the name and the assignment."""
+        for piece in self.pieces:
+            # What stands above the first statement of a parsed piece is its header.
+            header = any(line.comment for line in piece.tree.header)
+            for statement in piece.tree.body:
+                if not isinstance(statement, cst.SimpleStatementLine):
+                    continue
+                if header or any(line.comment for line in statement.leading_lines):
+                    for small in statement.body:
+                        if isinstance(small, (cst.Assign, cst.AnnAssign)):
+                            target = small.targets[0].target if isinstance(small, cst.Assign) else small.target
+                            if isinstance(target, cst.Name):
+                                yield target.value, small
 
     @cached_property
     def networks(self) -> tuple[ClassModel, ...]:
@@ -470,4 +493,6 @@ def _refuse_long_chains(source: Source) -> None:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.BoolOp) and len(node.values) > MAX_CHAIN:
-            raise SourceError(f"is nested too deeply to audit: {len(node.values)} operands in one expression", node.lineno)
+            raise SourceError(
+                f"is nested too deeply to audit: {len(node.values)} operands in one expression", node.lineno
+            )

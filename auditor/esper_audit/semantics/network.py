@@ -1,5 +1,6 @@
-"""A network class as an auditor sees it: its parts, the roles of its methods, and who in the project builds, compiles,
-calls, stores or tests it.
+"""A network class as an auditor sees it.
+
+Its parts, the roles of its methods, and who in the project builds, compiles, calls, stores or tests it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _HALF_WORDS = (b"float16", b"half", b"autocast", b"GradScaler")
 # Events that cannot occur where none of these texts does.
 _NEEDS = {"mask": (b"mask", b"avail", b"legal", b"valid"), "dist": (b"distributions",)}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
-_SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile|_dynamo")
+_SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
 _RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")
 MAX_CALLERS = 24
 
@@ -64,7 +65,9 @@ class NetworkClass:
         self.project = interpreter.models.project
         self.flow: ClassFlow = interpreter.flow(model)
         self.dead: dict[str, Event] | None = None  # see dead_code
-        self._by_kind: dict[tuple[str, ...], dict[str, list[tuple[tuple[int, int], Frame, Event, tuple[Event, ...]]]]] = {}
+        self._by_kind: dict[
+            tuple[str, ...], dict[str, list[tuple[tuple[int, int], Frame, Event, tuple[Event, ...]]]]
+        ] = {}
         self.flow.build()
 
     @property
@@ -106,7 +109,11 @@ class NetworkClass:
     @cached_property
     def roles(self) -> dict[str, str]:
         """Method name to role, inherited methods of the project included."""
-        return {name: self.interpreter.role(name) for name in self.model.methods if not name.startswith("__") or name == "__call__"}
+        return {
+            name: self.interpreter.role(name)
+            for name in self.model.methods
+            if not name.startswith("__") or name == "__call__"
+        }
 
     def with_role(self, *wanted: str) -> Iterator[Function]:
         """The methods that play one of the given roles."""
@@ -153,7 +160,9 @@ class NetworkClass:
         """Events of the given kinds that forward, act, evaluate and value methods reach."""
         yield from self._events(HOT_ROLES, kinds)
 
-    def _events(self, wanted: tuple[str, ...], kinds: tuple[str, ...]) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
+    def _events(
+        self, wanted: tuple[str, ...], kinds: tuple[str, ...]
+    ) -> Iterator[tuple[Frame, Event, tuple[Event, ...]]]:
         kinds = tuple(kind for kind in kinds if kind not in _NEEDS or self.mentions(*_NEEDS[kind]))
         if not kinds:
             return
@@ -184,11 +193,15 @@ class NetworkClass:
     @cached_property
     def layers(self) -> dict[str, Val]:
         """Attributes that hold torch layers."""
-        return {name: value for name, value in self.flow.attributes.items() if value.kind == "layer" and isinstance(value.ref, tuple)}
+        return {
+            name: value
+            for name, value in self.flow.attributes.items()
+            if value.kind == "layer" and isinstance(value.ref, tuple)
+        }
 
     @cached_property
     def recurrent(self) -> dict[str, str]:
-        """Recurrent attributes and the layer class each holds; parts that are recurrent networks of the project count."""
+        """Recurrent attributes and the layer class each holds; recurrent networks of the project count as such."""
         return _recurrent_parts(self.flow, self.interpreter, depth=0)
 
     def size_of(self, layer: Val) -> str:
@@ -199,7 +212,9 @@ class NetworkClass:
                 if value.kind == "layer" and (size := self.size_of(value)):
                     return size
             return ""
-        if not isinstance(node, cst.Call) or not str(layer.ref[0]).endswith(("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")):
+        if not isinstance(node, cst.Call) or not str(layer.ref[0]).endswith(
+            ("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")
+        ):
             return ""
         positional = [arg for arg in node.args if arg.keyword is None and not arg.star]
         for arg in node.args:
@@ -229,12 +244,17 @@ class NetworkClass:
     @cached_property
     def acting_heads(self) -> tuple[Head, ...]:
         """The policy heads whose output is seen to reach an action distribution."""
-        acting = {origin[1:] for _, event, _ in self.events("dist") for origin in event.target.origins if origin.startswith("@")}
+        acting = {
+            origin[1:]
+            for _, event, _ in self.events("dist")
+            for origin in event.target.origins
+            if origin.startswith("@")
+        }
         return tuple(head for head in self.policy_heads if head.name in acting)
 
     @cached_property
     def is_policy(self) -> bool:
-        """Whether the class acts: a distribution, an act or evaluate method next to heads, or actor and critic parts."""
+        """Whether the class acts: a distribution, an act or evaluate method by its heads, or actor and critic parts."""
         names = set(self.roles.values())
         if role_names.EVALUATE in names and role_names.ACT in names:
             return True
@@ -285,7 +305,9 @@ class NetworkClass:
             if path == own or self.project.is_test_code(path):
                 continue
             symbol = self.project.lookup(path, self.simple_name)
-            if symbol.path == own and symbol.name in (self.name, self.simple_name) or symbol.path is None and own in self.project.reach(path):
+            if (symbol.path == own and symbol.name in (self.name, self.simple_name)) or (
+                symbol.path is None and own in self.project.reach(path)
+            ):
                 found.append(path)
         return tuple(found[:MAX_CALLERS])
 
@@ -301,19 +323,19 @@ class NetworkClass:
     def compilers(self) -> Iterator[Caller]:
         """The callers in files that compile something; of these, the classes and functions that do."""
         for path in self.caller_files:
-            data = self.project.source(path).data
-            if _COMPILES.search(data):
-                yield from self._callers_in(path, None if _RENAMES_COMPILE.search(data) else _SAYS_COMPILE)
+            if self.project.says(path, _SAYS_COMPILE):
+                renamed = self.project.says(path, _RENAMES_COMPILE)
+                yield from self._callers_in(path, None if renamed else _SAYS_COMPILE)
 
     @cached_property
     def compiles_itself(self) -> bool:
         """Whether a file of the class or its project ancestors speaks of compilation."""
-        return any(_COMPILES.search(model.module.source.data) for model in self.model.lineage)
+        return any(self.project.says(model.module.path, _COMPILES) for model in self.model.lineage)
 
     @cached_property
     def is_compiled(self) -> bool:
         """Whether the network's file or a caller speaks of compilation."""
-        return any(_COMPILES.search(self.project.source(path).data) for path in self.caller_files)
+        return any(self.project.says(path, _COMPILES) for path in self.caller_files)
 
     def _callers_in(self, path: Path, wanted: re.Pattern[bytes] | None) -> Iterator[Caller]:
         """The runs of one file; with `wanted`, only of the classes and functions whose text it matches."""
@@ -407,7 +429,10 @@ class NetworkClass:
         index = self.project.index(path)
         if index is None:
             return False
-        return any(target.endswith("." + self.module.path.stem) or target == self.module.path.stem for target in index.imports.values())
+        return any(
+            target.endswith("." + self.module.path.stem) or target == self.module.path.stem
+            for target in index.imports.values()
+        )
 
     def reached_by_tests(self) -> bool:
         """Whether a test names code that names the class, or code that names that: tests of a trainer count."""
@@ -448,7 +473,11 @@ class NetworkClass:
         for model in self.model.lineage:
             for base in model.base_names:
                 symbol = model.module.lookup(base)
-                if symbol.path is None and not symbol.name.startswith(("torch.nn.", "abc.", "typing.")) and symbol.name != "object":
+                if (
+                    symbol.path is None
+                    and not symbol.name.startswith(("torch.nn.", "abc.", "typing."))
+                    and symbol.name != "object"
+                ):
                     found.append(symbol.name)
         return tuple(found)
 
@@ -510,7 +539,7 @@ def leaves(value: Val, *wanted: str) -> list[Val]:
 
 def gradient_free_block(function: Function) -> cst.CSTNode | None:
     """The decorator or `with` statement that switches gradients off in a method."""
-    for decorator, name in zip(function.node.decorators, function.decorators):
+    for decorator, name in zip(function.node.decorators, function.decorators, strict=True):
         if name in facts.NO_GRAD:
             return decorator
     for statement in find(function.node, cst.With):
@@ -530,7 +559,11 @@ def buffer_fields(model: ClassModel) -> dict[str, cst.CSTNode]:
             node = stack.pop()
             if isinstance(node, (cst.AssignTarget, cst.AnnAssign)):
                 target = node.target
-                if isinstance(target, cst.Attribute) and isinstance(target.value, cst.Name) and target.value.value == "self":
+                if (
+                    isinstance(target, cst.Attribute)
+                    and isinstance(target.value, cst.Name)
+                    and target.value.value == "self"
+                ):
                     fields.setdefault(target.attr.value, target)
             stack.extend(node.children)
     return fields

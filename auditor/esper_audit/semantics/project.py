@@ -11,6 +11,7 @@ import ast
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +22,8 @@ from esper_audit.semantics.source import Source
 
 _MARKERS = ("pyproject.toml", "setup.cfg", "setup.py", ".git")
 _SKIPPED_FOLDERS = frozenset(
-    "__pycache__ node_modules site-packages venv env build dist .git .hg .tox .nox .venv .mypy_cache .ruff_cache .pytest_cache".split()
+    "__pycache__ node_modules site-packages venv env build dist .git .hg .tox .nox .venv .mypy_cache .ruff_cache "
+    ".pytest_cache".split()
 )
 MAX_FILES = 5000
 MAX_BYTES = 64_000_000
@@ -47,12 +49,17 @@ class ClassIndex:
     node: ast.ClassDef
 
 
+_ATTRIBUTE = re.compile(rb"\.([A-Za-z_]\w*)")
+_SELF_STORE = re.compile(rb"\bself\.([A-Za-z_]\w*)\s*(?::[^=\n]+)?=(?!=)")
+
+
 @dataclass
 class FileIndex:
     """The names a file defines at module level and what it imports, without a concrete tree."""
 
     path: Path
     tree: ast.Module
+    data: bytes
     imports: dict[str, str] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
     classes: dict[str, ClassIndex] = field(default_factory=dict)
@@ -60,11 +67,11 @@ class FileIndex:
     constants: dict[str, ast.expr] = field(default_factory=dict)
 
     @cached_property
-    def attributes_read(self) -> frozenset[str]:
-        """The names that are read as an attribute of anything in the file."""
-        return frozenset(
-            node.attr for node in ast.walk(self.tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-        )
+    def attributes_spelled_once(self) -> frozenset[bytes]:
+        """Attributes of self that are assigned and whose `.name` occurs just this once in the file."""
+        times = Counter(_ATTRIBUTE.findall(self.data))
+        return frozenset(name for name in _SELF_STORE.findall(self.data) if times[name] == 1)
+
 
 
 def _dotted(node: ast.expr) -> str:
@@ -126,6 +133,8 @@ class Project:
         self._sources: dict[Path, Source] = {}
         self._indexes: dict[Path, FileIndex | None] = {}
         self._module_paths: dict[tuple[Path, str], Path | None] = {}
+        self._same: dict[Path, Path] = {}
+        self._says: dict[tuple[Path, re.Pattern[bytes]], bool] = {}
         self._reach: dict[Path, tuple[Path, ...]] = {}
         self._tops: dict[Path, frozenset[str]] = {}
         self._packages: dict[Path, Path] = {}
@@ -134,6 +143,10 @@ class Project:
         self._words: dict[Path, frozenset[bytes]] = {}
         self._naming: dict[str, tuple[Path, ...]] = {}
         self.consulted: set[Path] = set()
+
+    def same(self, path: Path) -> Path:
+        """The one object that stands for a path: equal paths that are two objects are dear to compare."""
+        return self._same.setdefault(path, path)
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -163,7 +176,7 @@ class Project:
         return self._indexes[path]
 
     def _build_index(self, path: Path) -> FileIndex:
-        index = FileIndex(path, self.source(path).ast)
+        index = FileIndex(path, self.source(path).ast, self.source(path).data)
         for statement in _module_statements(self.source(path).ast.body):
             if isinstance(statement, ast.Import):
                 for alias in statement.names:
@@ -236,11 +249,12 @@ class Project:
         """The project file that `import dotted` from `path` would read, or None for external modules."""
         key = (path.parent, dotted)
         if key not in self._module_paths:
-            self._module_paths[key] = self._find_module(path, dotted)
+            found = self._find_module(path, dotted)
+            self._module_paths[key] = self.same(found) if found is not None else None
         return self._module_paths[key]
 
     def _find_module(self, path: Path, dotted: str) -> Path | None:
-        if not dotted or dotted.split(".")[0] in ("torch", "numpy", "math", "typing"):
+        if not dotted or dotted.split(".", maxsplit=1)[0] in ("torch", "numpy", "math", "typing"):
             return None
         parts = dotted.split(".")
         for root in self._source_roots(path):
@@ -257,7 +271,7 @@ class Project:
         names = self._tops.get(root)
         if names is None:
             try:
-                names = frozenset(entry.removesuffix(".py") for entry in os.listdir(root))
+                names = frozenset(entry.name.removesuffix(".py") for entry in root.iterdir())
             except OSError:
                 names = frozenset()
             self._tops[root] = names
@@ -287,8 +301,8 @@ class Project:
                         return target
             return Symbol(path, dotted)
         if head in index.imports:
-            target = index.imports[head]
-            return self._lookup_absolute(path, f"{target}.{rest}" if rest else target, depth)
+            imported = index.imports[head]
+            return self.lookup_absolute(path, f"{imported}.{rest}" if rest else imported, depth)
         for star in index.stars:
             module = self.module_path(path, star)
             if module is not None and module != path:
@@ -299,7 +313,8 @@ class Project:
                 return Symbol(None, f"{star}.{dotted}")
         return Symbol(None, dotted)
 
-    def _lookup_absolute(self, path: Path, dotted: str, depth: int) -> Symbol:
+    def lookup_absolute(self, path: Path, dotted: str, depth: int = 0) -> Symbol:
+        """Where an absolute dotted name leads when `path` imports it."""
         parts = dotted.split(".")
         for cut in range(len(parts), 0, -1):
             module = self.module_path(path, ".".join(parts[:cut]))
@@ -435,7 +450,9 @@ class Project:
         for visited, (folder, folders, names) in enumerate(os.walk(self.root)):
             if visited > MAX_FILES:
                 return None
-            folders[:] = [] if not marked else sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.startswith("."))
+            folders[:] = (
+                [] if not marked else sorted(f for f in folders if f not in _SKIPPED_FOLDERS and not f.startswith("."))
+            )
             if Path(folder) != self.root and any(name in names for name in ("pyvenv.cfg",)):
                 folders[:] = []
                 continue
@@ -446,7 +463,7 @@ class Project:
                         total += path.stat().st_size
                     except OSError:
                         continue
-                    found.append(path)
+                    found.append(self.same(path))
                     if len(found) > MAX_FILES or total > MAX_BYTES:
                         return None
         return tuple(found)
@@ -472,7 +489,11 @@ class Project:
     def is_test_code(self, path: Path) -> bool:
         """Whether the file is a test or stands in a folder of tests of this project."""
         inside = path.relative_to(self.root).parts if self.root in path.parents else path.parts
-        return self.is_test_file(path) or path.name == "conftest.py" or bool({"tests", "test", "testing"} & set(inside[:-1]))
+        return (
+            self.is_test_file(path)
+            or path.name == "conftest.py"
+            or bool({"tests", "test", "testing"} & set(inside[:-1]))
+        )
 
     def reach(self, path: Path) -> tuple[Path, ...]:
         """The file and the project files that its imports lead to, nearest first; at most `MAX_REACH`."""
@@ -500,6 +521,13 @@ class Project:
         """Whether one of the texts occurs in the file or in what its imports lead to."""
         return any(text in self._bytes(file) for file in self.reach(path) for text in texts)
 
+    def says(self, path: Path, pattern: re.Pattern[bytes]) -> bool:
+        """Whether a pattern occurs in the file; looked for once, since every network of a file asks the same."""
+        key = (path, pattern)
+        if key not in self._says:
+            self._says[key] = pattern.search(self._bytes(path)) is not None
+        return self._says[key]
+
     def mentions_torch(self, path: Path | None) -> bool:
         """Whether the word occurs in the file at all."""
         return path is not None and b"torch" in self._bytes(path)
@@ -524,7 +552,11 @@ class Project:
         return self._naming[name]
 
 
-_ENVIRONMENT_METHODS = (frozenset({"_step", "_reset"}), frozenset({"step", "reset", "render"}), frozenset({"step", "reset", "close"}))
+_ENVIRONMENT_METHODS = (
+    frozenset({"_step", "_reset"}),
+    frozenset({"step", "reset", "render"}),
+    frozenset({"step", "reset", "close"}),
+)
 
 
 def _is_environment(node: ast.ClassDef) -> bool:
@@ -539,9 +571,17 @@ _PLAIN_BASES = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protoco
 def is_torch_module(name: str) -> bool:
     """Whether a qualified external name is a module class of torch (by torch's own naming)."""
     if not name.startswith("torch.nn."):
-        return name in ("lightning.LightningModule", "pytorch_lightning.LightningModule", "lightning.pytorch.LightningModule")
+        return name in (
+            "lightning.LightningModule",
+            "pytorch_lightning.LightningModule",
+            "lightning.pytorch.LightningModule",
+        )
     last = name.rsplit(".", 1)[1]
-    return last[:1].isupper() and not name.startswith(("torch.nn.functional.", "torch.nn.init.")) and last not in ("Parameter", "Buffer")
+    return (
+        last[:1].isupper()
+        and not name.startswith(("torch.nn.functional.", "torch.nn.init."))
+        and last not in ("Parameter", "Buffer")
+    )
 
 
 def fold(operator: str, left: object, right: object) -> object:
@@ -549,7 +589,7 @@ def fold(operator: str, left: object, right: object) -> object:
     if not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
         return NotImplemented
     try:
-        if operator in ("Add",):
+        if operator == "Add":
             return left + right
         if operator in ("Sub", "Subtract"):
             return left - right
@@ -578,8 +618,17 @@ def as_float(value: object) -> object:
 
 
 _EXTERNAL_CONSTANTS: dict[str, object] = {
-    "math.inf": math.inf, "numpy.inf": math.inf, "torch.inf": math.inf, "numpy.Inf": math.inf, "numpy.NINF": -math.inf,
-    "numpy.infty": math.inf, "math.pi": math.pi, "math.e": math.e, "numpy.pi": math.pi, "torch.pi": math.pi, "math.nan": math.nan,
+    "math.inf": math.inf,
+    "numpy.inf": math.inf,
+    "torch.inf": math.inf,
+    "numpy.Inf": math.inf,
+    "numpy.NINF": -math.inf,
+    "numpy.infty": math.inf,
+    "math.pi": math.pi,
+    "math.e": math.e,
+    "numpy.pi": math.pi,
+    "torch.pi": math.pi,
+    "math.nan": math.nan,
 }
 
 

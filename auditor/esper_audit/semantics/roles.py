@@ -1,4 +1,6 @@
-"""The parts that methods and tensors play in a policy: names are the first hint, behaviour decides, config has the last word.
+"""The parts that methods and tensors play in a policy.
+
+Names are the first hint, behaviour decides, config has the last word.
 
 The vocabulary follows the field: forward, act, evaluate, initial state; logits, mask, hidden state, value, log_prob,
 entropy, action, observation. The name lists were counted over about a hundred public repositories.
@@ -9,18 +11,33 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-FORWARD, ACT, EVALUATE, INITIAL_STATE, VALUE_METHOD, OTHER = "forward", "act", "evaluate", "initial_state", "value", "other"
+FORWARD, ACT, EVALUATE, INITIAL_STATE, VALUE_METHOD, OTHER = (
+    "forward",
+    "act",
+    "evaluate",
+    "initial_state",
+    "value",
+    "other",
+)
 METHOD_ROLES = (FORWARD, ACT, EVALUATE, INITIAL_STATE, VALUE_METHOD)
 
 _METHOD_ROLES = (
-    (INITIAL_STATE, re.compile(
-        r"_?((get|make|create|reset|zero)_)?(init|initial|initiali[sz]e|zero|default|begin|start)_?"
-        r"(rnn_|lstm_|gru_|recurrent_|core_)?(cell_)?(hidden|states?|memory|carry|hxs?|hidden_states?)|"
-        r"init_recurrent_cell_states|get_initial_(rnn_|lstm_)?(hidden_)?states?|reset_hidden(_states?)?")),
+    (
+        INITIAL_STATE,
+        re.compile(
+            r"_?((get|make|create|reset|zero)_)?(init|initial|initiali[sz]e|zero|default|begin|start)_?"
+            r"(rnn_|lstm_|gru_|recurrent_|core_)?(cell_)?(hidden|states?|memory|carry|hxs?|hidden_states?)|"
+            r"init_recurrent_cell_states|get_initial_(rnn_|lstm_)?(hidden_)?states?|reset_hidden(_states?)?"
+        ),
+    ),
     (EVALUATE, re.compile(r"evaluate(_actions?)?|eval_actions?|get_(action_)?log_?probs?|compute_log_?probs?")),
-    (ACT, re.compile(
-        r"act|step|explore|sample|predict|_predict|act_inference|"
-        r"(get|sample|select|choose|take|compute|predict)_actions?(_and_\w+)?")),
+    (
+        ACT,
+        re.compile(
+            r"act|step|explore|sample|predict|_predict|act_inference|"
+            r"(get|sample|select|choose|take|compute|predict)_actions?(_and_\w+)?"
+        ),
+    ),
     (VALUE_METHOD, re.compile(r"(get_|predict_|compute_)?(state_)?values?|critic|v")),
 )
 
@@ -36,19 +53,37 @@ def method_role(name: str) -> str:
     return OTHER
 
 
-_NOT_A_TENSOR = re.compile(r"(^(num|n|max|min|use|has|is|len|size|dim)_)|(_(dims?|sizes?|layers?|num|count|cls|class|fn|head|net|shapes?|key|keys|names?|coefs?|loss|losses|weights?|bias|lr|eps|spec|space)$)")
-_OTHER_MASK = re.compile(r"attn|attention|causal|pad|src_|tgt_|seq|episode|done|dead|alive|active|loss|bootstrap|key_mask|trunc|^valid_mask$|_valid_mask$|^valid_masks$|tril|triu|terminal|not_reset|reset|drop")
+_NOT_A_TENSOR = re.compile(
+    r"(^(num|n|max|min|use|has|is|len|size|dim)_)|(_(dims?|sizes?|layers?|num|count|cls|class|fn|head|net|shapes?|key|keys|names?|coefs?|loss|losses|weights?|bias|lr|eps|spec|space)$)"
+)
+_OTHER_MASK = re.compile(
+    r"attn|attention|causal|pad|src_|tgt_|seq|episode|done|dead|alive|active|loss|bootstrap|key_mask|trunc|^valid_mask$|_valid_mask$|^valid_masks$|tril|triu|terminal|not_reset|reset|drop"
+)
 _TENSOR_ROLES = (
-    ("mask", re.compile(r"(.*_)?masks?(_\w+)?|(available|avail|legal|valid|illegal|unavailable)_actions?(_\w+)?|avails?|invalid_actions?|action_availability|(il)?legal|forbidden|invalid|unavailable")),
+    (
+        "mask",
+        re.compile(
+            r"(.*_)?masks?(_\w+)?|(available|avail|legal|valid|illegal|unavailable)_actions?(_\w+)?|avails?|invalid_actions?|action_availability|(il)?legal|forbidden|invalid|unavailable"
+        ),
+    ),
     ("logits", re.compile(r"(.*_)?logits?(_\w+)?")),
     ("log_prob", re.compile(r"(.*_)?(log_?probs?|log_?pis?|logps?|log_pa|action_logp)(_\w+)?")),
     ("entropy", re.compile(r"(.*_)?(entropy|entropies|ent)(_\w+)?")),
     ("probs", re.compile(r"(.*_)?(probs?|probabilities)(_\w+)?")),
-    ("hidden", re.compile(
-        r"(.*_)?(hidden|hiddens|hidden_states?|hxs|rnn_states?|lstm_states?|gru_states?|recurrent_states?|core_states?|cell_states?|recurrent_cell|carry|memory|"
-        r"rnn_hxs?|hx|cx|h0|c0|initial_states?|init_states?|actor_hidden|critic_hidden)(_(in|out|new|next|h|c|t|state|states|flat|seq))?"
-        r"|(new_|next_|prev_|last_|init_)?[hc](_(0|n|t|in|out|new|next|prev|last|init))?")),
-    ("value", re.compile(r"((new|next|state|old|pred|predicted|critic)_)?(values?|v|vf|vpred|v_preds?|value_preds?|critic_out|baseline)(_\w+)?")),
+    (
+        "hidden",
+        re.compile(
+            r"(.*_)?(hidden|hiddens|hidden_states?|hxs|rnn_states?|lstm_states?|gru_states?|recurrent_states?|core_states?|cell_states?|recurrent_cell|carry|memory|"
+            r"rnn_hxs?|hx|cx|h0|c0|initial_states?|init_states?|actor_hidden|critic_hidden)(_(in|out|new|next|h|c|t|state|states|flat|seq))?"
+            r"|(new_|next_|prev_|last_|init_)?[hc](_(0|n|t|in|out|new|next|prev|last|init))?"
+        ),
+    ),
+    (
+        "value",
+        re.compile(
+            r"((new|next|state|old|pred|predicted|critic)_)?(values?|v|vf|vpred|v_preds?|value_preds?|critic_out|baseline)(_\w+)?"
+        ),
+    ),
     ("action", re.compile(r"(.*_)?(actions?|acts?)(_\w+)?")),
     ("obs", re.compile(r"(.*_)?(obs|observations?|inputs?)(_\w+)?|x|states?|state_t|next_states?")),
 )
@@ -82,6 +117,9 @@ def names_other_mask(name: str) -> bool:
 
 def is_inverted_mask(name: str) -> bool:
     """Whether a mask's name says that True means *invalid*."""
-    return bool(re.search(r"(^|_)(invalid|illegal|unavailable|forbidden|blocked|disallowed|not_)", name.lower())) and not re.search(
-        r"invalid_action_masks?$", name.lower()  # True means *valid* in the projects that use this name
+    return bool(
+        re.search(r"(^|_)(invalid|illegal|unavailable|forbidden|blocked|disallowed|not_)", name.lower())
+    ) and not re.search(
+        r"invalid_action_masks?$",
+        name.lower(),  # True means *valid* in the projects that use this name
     )

@@ -10,7 +10,8 @@ _SHAPE = re.compile(r"[\[(]\s*([A-Za-z_*0-9.+\- /]+(?:\s*(?:,|x|×)\s*[A-Za-z_*0
 _WORD_SHAPE = re.compile(r"(?:shape|size)s?\s*(?:is|of|:|=)?\s*`{0,2}" + _SHAPE.pattern, re.IGNORECASE)
 _AXIS = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(?:\s*[+\-*/]\s*[A-Za-z_0-9]+)*|\d+|\*\w+|\.\.\.")
 _AXIS_NAMES = frozenset(
-    "b n t s l h w a d e f k m batch seq time steps seq_len timesteps batch_size num_envs envs n_envs hidden layers heads agents".split()
+    "b n t s l h w a d e f k m batch seq time steps seq_len timesteps batch_size num_envs envs n_envs "
+    "hidden layers heads agents".split()
 )
 
 
@@ -26,9 +27,13 @@ def _rank(text: str) -> int | None:
 def _looks_like_axes(text: str) -> bool:
     """Prose in parentheses is no shape: some axis must bear an axis-like name or an underscore, or all be capitals."""
     axes = [axis.strip() for axis in re.split(r",|\s+x\s+|×", text) if axis.strip()]
-    return any(axis.lower() in _AXIS_NAMES or "_dim" in axis or "num_" in axis or axis.endswith(("_size", "_len")) for axis in axes) or all(
-        re.fullmatch(r"[A-Z][A-Za-z0-9]{0,2}|\d+", axis) for axis in axes
-    ) and any(not axis.isdigit() for axis in axes)
+    return any(
+        axis.lower() in _AXIS_NAMES or "_dim" in axis or "num_" in axis or axis.endswith(("_size", "_len"))
+        for axis in axes
+    ) or (
+        all(re.fullmatch(r"[A-Z][A-Za-z0-9]{0,2}|\d+", axis) for axis in axes)
+        and any(not axis.isdigit() for axis in axes)
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -55,8 +60,20 @@ def rank_in(text: str) -> int | None:
 
 
 _JAXTYPING = {
-    "Float": "float", "Float16": "float16", "BFloat16": "bfloat16", "Float32": "float32", "Float64": "float64", "Bool": "bool",
-    "Int": "int64", "Int64": "int64", "Int32": "int32", "UInt8": "uint8", "Num": None, "Shaped": None, "Inexact": None, "Integer": "int64",
+    "Float": "float",
+    "Float16": "float16",
+    "BFloat16": "bfloat16",
+    "Float32": "float32",
+    "Float64": "float64",
+    "Bool": "bool",
+    "Int": "int64",
+    "Int64": "int64",
+    "Int32": "int32",
+    "UInt8": "uint8",
+    "Num": None,
+    "Shaped": None,
+    "Inexact": None,
+    "Integer": "int64",
 }
 
 
@@ -69,7 +86,9 @@ def jaxtyping(name: str, spec: str) -> tuple[int | None, str | None] | None:
     return rank, _JAXTYPING[name]
 
 
-_PARAM_LINE = re.compile(r"^\s*(?::param(?:\s+\w+)?\s+)?(\*{0,2}[A-Za-z_]\w*(?:\s*,\s*\w+)*)\s*(?:\([^)]*\))?\s*:\s*(.*)$")
+_PARAM_LINE = re.compile(
+    r"^\s*(?::param(?:\s+\w+)?\s+)?(\*{0,2}[A-Za-z_]\w*(?:\s*,\s*\w+)*)\s*(?:\([^)]*\))?\s*:\s*(.*)$"
+)
 
 
 def documented_ranks(docstring: str) -> dict[str, tuple[int, ...]]:

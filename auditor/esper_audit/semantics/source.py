@@ -31,7 +31,9 @@ class Source:
     def text(self) -> str:
         """The decoded text; line ends are kept as they are."""
         if b"\0" in self.data:
-            raise SourceError("is no Python source: it contains null bytes", self.data[: self.data.index(b"\0")].count(b"\n") + 1)
+            raise SourceError(
+                "is no Python source: it contains null bytes", self.data[: self.data.index(b"\0")].count(b"\n") + 1
+            )
         try:
             encoding, _ = tokenize.detect_encoding(io.BytesIO(self.data).readline)
             return self.data.decode(encoding)

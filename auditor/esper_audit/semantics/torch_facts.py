@@ -10,15 +10,11 @@ CELLS = frozenset({"torch.nn.LSTMCell", "torch.nn.GRUCell", "torch.nn.RNNCell"})
 LSTM_LIKE = frozenset({"torch.nn.LSTM", "torch.nn.LSTMCell"})
 
 # Factories that take a size first; dtype falls back to the global default and device to the CPU.
-SIZE_FACTORIES = frozenset(
-    f"torch.{name}" for name in ("zeros", "ones", "empty", "rand", "randn")
-) | {"torch.full"}
+SIZE_FACTORIES = frozenset(f"torch.{name}" for name in ("zeros", "ones", "empty", "rand", "randn")) | {"torch.full"}
 LEGACY_FACTORIES = frozenset(
     {"torch.Tensor", "torch.FloatTensor", "torch.DoubleTensor", "torch.HalfTensor", "torch.cuda.FloatTensor"}
 )
-LIKE_FACTORIES = frozenset(
-    f"torch.{name}_like" for name in ("zeros", "ones", "empty", "full", "rand", "randn")
-)
+LIKE_FACTORIES = frozenset(f"torch.{name}_like" for name in ("zeros", "ones", "empty", "full", "rand", "randn"))
 NEW_FACTORIES = frozenset({"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "new"})
 DATA_FACTORIES = frozenset({"torch.tensor", "torch.as_tensor", "torch.from_numpy", "torch.asarray"})
 
@@ -26,34 +22,66 @@ DATA_FACTORIES = frozenset({"torch.tensor", "torch.as_tensor", "torch.from_numpy
 SAME = frozenset(
     "clone contiguous detach requires_grad_ cuda cpu pin_memory share_memory_ expand_as view_as reshape_as type_as to "
     "float double half bfloat16 long int bool type byte clamp clip clamp_min clamp_max clamp_ nan_to_num roll flip "
-    "zero_ fill_ copy_ normal_ uniform_ index_copy index_fill masked_scatter where abs neg relu tanh sigmoid exp exp_ sqrt "
-    "log log1p square pow cumsum cumprod dropout".split()
+    "zero_ fill_ copy_ normal_ uniform_ index_copy index_fill masked_scatter where abs neg relu tanh sigmoid exp exp_ "
+    "sqrt log log1p square pow cumsum cumprod dropout".split()
 )
 KEEPS_IDENTITY = frozenset(
-    "clone contiguous detach requires_grad_ cuda cpu pin_memory to float double half bfloat16 long int bool type byte type_as "
-    "view_as reshape_as expand_as repeat expand view reshape unsqueeze squeeze transpose permute flatten t zero_ normal_ "
-    "uniform_ fill_ copy_ tile swapaxes movedim expand_dims broadcast_to unflatten".split()
+    "clone contiguous detach requires_grad_ cuda cpu pin_memory to float double half bfloat16 long int bool type byte "
+    "type_as view_as reshape_as expand_as repeat expand view reshape unsqueeze squeeze transpose permute flatten t "
+    "zero_ normal_ uniform_ fill_ copy_ tile swapaxes movedim expand_dims broadcast_to unflatten".split()
 )
-REDUCTIONS = frozenset("sum mean max min any all argmax argmin logsumexp prod norm std var amax amin median nansum".split())
+REDUCTIONS = frozenset(
+    "sum mean max min any all argmax argmin logsumexp prod norm std var amax amin median nansum".split()
+)
 DTYPE_METHODS = {
-    "float": "float32", "double": "float64", "half": "half", "bfloat16": "bfloat16", "long": "int64", "int": "int32", "bool": "bool", "byte": "uint8",
+    "float": "float32",
+    "double": "float64",
+    "half": "half",
+    "bfloat16": "bfloat16",
+    "long": "int64",
+    "int": "int32",
+    "bool": "bool",
+    "byte": "uint8",
 }
 DTYPE_NAMES = {
-    "torch.float": "float32", "torch.float32": "float32", "torch.float64": "float64", "torch.double": "float64", "torch.half": "half",
-    "torch.float16": "half", "torch.bfloat16": "bfloat16", "torch.bool": "bool", "torch.long": "int64", "torch.int64": "int64",
-    "torch.int": "int32", "torch.int32": "int32", "torch.uint8": "uint8", "torch.int8": "int8",
+    "torch.float": "float32",
+    "torch.float32": "float32",
+    "torch.float64": "float64",
+    "torch.double": "float64",
+    "torch.half": "half",
+    "torch.float16": "half",
+    "torch.bfloat16": "bfloat16",
+    "torch.bool": "bool",
+    "torch.long": "int64",
+    "torch.int64": "int64",
+    "torch.int": "int32",
+    "torch.int32": "int32",
+    "torch.uint8": "uint8",
+    "torch.int8": "int8",
 }
 FINITE_DISTRIBUTIONS = frozenset(
     f"torch.distributions.{path}{name}"
-    for name in ("Categorical", "OneHotCategorical", "OneHotCategoricalStraightThrough", "RelaxedOneHotCategorical", "Multinomial")
+    for name in (
+        "Categorical",
+        "OneHotCategorical",
+        "OneHotCategoricalStraightThrough",
+        "RelaxedOneHotCategorical",
+        "Multinomial",
+    )
     for path in ("", "categorical.", "one_hot_categorical.", "relaxed_categorical.", "multinomial.")
 )
 NO_GRAD = {"torch.no_grad": "no_grad", "torch.inference_mode": "inference_mode", "torch.set_grad_enabled": "no_grad"}
 AUTOCAST = frozenset({"torch.autocast", "torch.amp.autocast", "torch.cuda.amp.autocast", "torch.cpu.amp.autocast"})
-COMPILER_DISABLED = frozenset({
-    "torch.compiler.disable", "torch._dynamo.disable", "torch._dynamo.disallow_in_graph", "torch.compiler.disallow_in_graph",
-    "torch._dynamo.graph_break", "torch._dynamo.eval_frame.disable",
-})
+COMPILER_DISABLED = frozenset(
+    {
+        "torch.compiler.disable",
+        "torch._dynamo.disable",
+        "torch._dynamo.disallow_in_graph",
+        "torch.compiler.disallow_in_graph",
+        "torch._dynamo.graph_break",
+        "torch._dynamo.eval_frame.disable",
+    }
+)
 COMPILE = frozenset({"torch.compile", "torch._dynamo.optimize"})
 
 

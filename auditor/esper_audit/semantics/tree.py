@@ -20,14 +20,15 @@ NodeT = TypeVar("NodeT", bound=cst.CSTNode)
 _LAYOUT = frozenset(
     "lpar rpar lbracket rbracket lbrace rbrace equal comma semicolon colon dot leading_lines header footer indent "
     "trailing_whitespace lines_after_decorators operator first_line empty_lines last_line newline comment "
-    "default_indent default_newline encoding has_trailing_newline asynchronous from_ star_arg star start end prefix".split()
+    "default_indent default_newline encoding has_trailing_newline asynchronous from_ star_arg star start end "
+    "prefix".split()
 ) - {"star_arg"}
 
 
 def _meaningful(node_type: type[cst.CSTNode]) -> tuple[str, ...]:
     return tuple(
         field.name
-        for field in fields(node_type)  # type: ignore[arg-type]  # every CSTNode is a dataclass
+        for field in fields(node_type)
         if field.name not in _LAYOUT and not field.name.startswith("whitespace")
     )
 
@@ -57,7 +58,11 @@ def descendants(node: cst.CSTNode, *, into_functions: bool = True) -> Iterator[c
     while stack:
         current = stack.pop()
         yield current
-        if not into_functions and current is not node and isinstance(current, (cst.FunctionDef, cst.Lambda, cst.ClassDef)):
+        if (
+            not into_functions
+            and current is not node
+            and isinstance(current, (cst.FunctionDef, cst.Lambda, cst.ClassDef))
+        ):
             continue
         stack.extend(reversed(list(children(current))))
 
@@ -95,7 +100,13 @@ def literal_string(node: cst.SimpleString) -> str | None:
 def literal_number(node: cst.Integer | cst.Float) -> int | float:
     """The value of a number literal, without a detour through the compiler."""
     text = node.value.replace("_", "")
-    return int(text, 0) if isinstance(node, cst.Integer) and text.strip("0") else 0 if isinstance(node, cst.Integer) else float(text)
+    return (
+        int(text, 0)
+        if isinstance(node, cst.Integer) and text.strip("0")
+        else 0
+        if isinstance(node, cst.Integer)
+        else float(text)
+    )
 
 
 class Walk:
@@ -147,7 +158,11 @@ class _PositionState(CodegenState):
 
     @contextmanager
     def record_syntactic_position(
-        self, node: cst.CSTNode, *, start_node: cst.CSTNode | None = None, end_node: cst.CSTNode | None = None
+        self,
+        node: cst.CSTNode,
+        *,
+        start_node: cst.CSTNode | None = None,  # noqa: ARG002  # libcst passes it by name
+        end_node: cst.CSTNode | None = None,  # noqa: ARG002  # the same
     ) -> Iterator[None]:
         if node not in self.wanted:
             yield

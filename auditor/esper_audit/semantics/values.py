@@ -6,13 +6,16 @@ A value says what kind of thing it is, and for tensors its rank, dtype and devic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import libcst as cst
 
 EMPTY: frozenset[Any] = frozenset()
-_BY_REFERENCE = frozenset({"class", "func", "bound", "module", "ext", "dist", "instance", "pairs"})  # nothing without their ref
+_BY_REFERENCE = frozenset(
+    {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs"}
+)  # nothing without their ref
 
 
 class _Nothing:
@@ -89,7 +92,7 @@ class Val:
 
     def flat(self) -> tuple[Val, ...]:
         """The value itself when it holds nothing, else all values inside it, nested containers included."""
-        if not self.items or self.kind not in ("tuple", "list", "dict") and "record" not in self.tags:
+        if not self.items or (self.kind not in ("tuple", "list", "dict") and "record" not in self.tags):
             return (self,)
         found: list[Val] = []
         for _, value in self.items:
@@ -128,7 +131,7 @@ def sequence(kind: str, values: list[Val], **fields: Any) -> Val:
 
 def join(left: Val, right: Val) -> Val:
     """What is known when either may be the case: ranks and kinds must agree, roles and histories add up."""
-    if left == right or right is NONE and left.kind == "none":
+    if left == right or (right is NONE and left.kind == "none"):
         return left
     if left.kind == "none":
         return right.but(tags=right.tags | {"optional"})
@@ -136,12 +139,16 @@ def join(left: Val, right: Val) -> Val:
         return left.but(tags=left.tags | {"optional"})
     if left.kind == right.kind == "layer" and left.ref != right.ref:
         # `nn.LSTM(...) if recurrent else nn.GRU(...)`: one of them; the recurrent one asks for more care.
-        return max((left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer))))
+        return max(
+            (left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer)))
+        )
     for known, other in ((left, right), (right, left)):
         if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
             # The container is still a possibility, but no rank of what it holds is certain any more.
             held = map_tensors(known, lambda item: item.but(rank=None, tags=item.tags | {"optional"}))
-            return held.but(roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags)
+            return held.but(
+                roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags
+            )
     if left.kind != right.kind and "unknown" not in (left.kind, right.kind):
         kind = "unknown"
     else:
@@ -189,7 +196,19 @@ def join_all(values: tuple[Val, ...] | list[Val]) -> Val:
 
 def with_role(value: Val, role: str) -> Val:
     """The value, and what it contains, playing a role too."""
-    if not role or value.kind in ("number", "bool", "str", "none", "ext", "module", "func", "class", "layer", "shape", "dist"):
+    if not role or value.kind in (
+        "number",
+        "bool",
+        "str",
+        "none",
+        "ext",
+        "module",
+        "func",
+        "class",
+        "layer",
+        "shape",
+        "dist",
+    ):
         return value
     items = value.items
     if items and value.kind in ("tuple", "list"):
@@ -197,7 +216,7 @@ def with_role(value: Val, role: str) -> Val:
     return value.but(roles=value.roles | {role}, items=items)
 
 
-def map_tensors(value: Val, change: Any) -> Val:
+def map_tensors(value: Val, change: Callable[[Val], Val]) -> Val:
     """Apply `change` to a value and to everything inside a container."""
     if value.items and value.kind in ("tuple", "list", "dict"):
         return value.but(items=tuple((key, map_tensors(item, change)) for key, item in value.items))

@@ -108,7 +108,10 @@ class CompileCoversForwardOnly(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.HIGH
     probe = "compile-coverage"
-    help = "compile what is called: `net.evaluate_actions = torch.compile(net.evaluate_actions)`, or make the call go through `net(...)`"
+    help = (
+        "compile what is called: `net.evaluate_actions = torch.compile(net.evaluate_actions)`, "
+        "or make the call go through `net(...)`"
+    )
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Compile sites of the network whose file calls other methods on it."""
@@ -121,38 +124,55 @@ class CompileCoversForwardOnly(Rule):
                     covered.add(event.name)
                 if event.kind != "call":
                     continue
-                if event.name in COMPILE and event.args and net.builds(event.args[0]) or event.name == ".compile" and net.builds(event.target):
+                if (event.name in COMPILE and event.args and net.builds(event.args[0])) or (
+                    event.name == ".compile" and net.builds(event.target)
+                ):
                     sites.setdefault(event.node, event)
-                elif isinstance(event.callee, Function) and net.builds(event.target) and self._computes(net, event.callee):
+                elif (
+                    isinstance(event.callee, Function)
+                    and net.builds(event.target)
+                    and self._computes(net, event.callee)
+                ):
                     calls.setdefault(event.callee.name, event)
         for site in sites.values():
             in_place = site.name == ".compile"
             eager = {
-                name: (call.module, call.node)
+                name: _place(call)
                 for name, call in calls.items()
-                if name not in covered and (not _calls_itself(call.callee) if in_place else "compiled" in call.target.tags)
+                if name not in covered
+                and (not _calls_itself(call.callee) if in_place else "compiled" in call.target.tags)
             }
             known = bool(eager)
             if not known and not in_place and _takes_its_place(site):
                 # Whoever compiles the network often hands it on; then other files, or the method's name, have to tell.
-                eager = {name: (call.module, call.node) for name, call in calls.items() if name not in covered}
+                eager = {name: _place(call) for name, call in calls.items() if name not in covered}
                 eager = eager or {
-                    name: call for name in self._methods(net) if name not in covered for call in [next(net.calls_by_name(name), None)] if call
+                    name: call
+                    for name in self._methods(net)
+                    if name not in covered
+                    for call in [next(net.calls_by_name(name), None)]
+                    if call
                 }
             if eager:
                 names = ", ".join(f"`{name}`" for name in sorted(eager))
                 yield Hit(
                     site.node,
-                    f"compiles `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on {net.name}: nothing of that is compiled",
+                    f"compiles `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on {net.name}: "
+                    "nothing of that is compiled",
                     module=site.module,
                     symbol=site.function.qualified,
                     confidence=None if known else Confidence.MEDIUM,
-                    notes=tuple(Note(module, node.func, f"`{name}` runs eagerly here") for name, (module, node) in sorted(eager.items())),
+                    notes=tuple(
+                        Note(module, node.func, f"`{name}` runs eagerly here")
+                        for name, (module, node) in sorted(eager.items())
+                    ),
                 )
 
     def _methods(self, net: NetworkClass) -> Iterable[str]:
         """The methods besides forward that training may call."""
-        return [function.name for function in net.with_role(ACT, EVALUATE, VALUE_METHOD) if self._computes(net, function)]
+        return [
+            function.name for function in net.with_role(ACT, EVALUATE, VALUE_METHOD) if self._computes(net, function)
+        ]
 
     def _computes(self, net: NetworkClass, function: Function) -> bool:
         """Whether a method runs a layer: only then is there something to compile."""
@@ -205,8 +225,9 @@ class CompileCoversForwardOnly(Rule):
         """,
     )
     INVALID = (
-        Case({
-            "network.py": """
+        Case(
+            {
+                "network.py": """
                 from torch import nn
 
                 class Policy(nn.Module):
@@ -220,7 +241,7 @@ class CompileCoversForwardOnly(Rule):
                     def act(self, obs):
                         return self.forward(obs).argmax(-1)
             """,
-            "trainer.py": """
+                "trainer.py": """
                 import torch
                 from network import Policy
 
@@ -233,9 +254,11 @@ class CompileCoversForwardOnly(Rule):
                     def step(self, obs):
                         return self.net.act(obs)
             """,
-        }),
-        Case({
-            "network.py": """
+            }
+        ),
+        Case(
+            {
+                "network.py": """
                 from torch import nn
 
                 class Policy(nn.Module):
@@ -246,7 +269,7 @@ class CompileCoversForwardOnly(Rule):
                     def act(self, obs):
                         return self.action_head(obs).argmax(-1)
             """,
-            "main.py": """
+                "main.py": """
                 import torch
                 import rollout
                 from network import Policy
@@ -256,11 +279,12 @@ class CompileCoversForwardOnly(Rule):
                     policy = torch.compile(policy) if fast else policy  # <- ESP103
                     rollout.collect(policy)
             """,
-            "rollout.py": """
+                "rollout.py": """
                 def collect(policy):
                     return policy.act(None)
             """,
-        }),
+            }
+        ),
         """
         import torch
         from torch import nn
@@ -277,7 +301,42 @@ class CompileCoversForwardOnly(Rule):
             agent = torch.compile(Agent())  # <- ESP103
             agent.get_action_and_value(torch.zeros(1, 8))
         """,
+        Case(
+            {
+                "network.py": """
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.action_head = nn.Linear(8, 4)
+
+                    def act(self, obs):
+                        return self.action_head(obs).argmax(-1)
+                """,
+                "main.py": """
+                import torch
+                from concurrent.futures import ThreadPoolExecutor
+                from network import Policy
+                from rollout import collect
+
+                def main(workers):
+                    pool = ThreadPoolExecutor(workers)
+                    return pool.submit(collect, torch.compile(Policy()))  # <- ESP103
+                """,
+                "rollout.py": """
+                def collect(policy):
+                    return policy.act(None)
+                """,
+            }
+        ),
     )
+
+
+def _place(call: Event) -> tuple[ModuleModel, cst.Call]:
+    """Where a call stands."""
+    assert isinstance(call.node, cst.Call)
+    return call.module, call.node
 
 
 def _calls_itself(function: Function) -> bool:

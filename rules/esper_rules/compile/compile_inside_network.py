@@ -73,7 +73,7 @@ class CompileInsideNetwork(Rule):
         if not net.compiles_itself:
             return
         for function in net.model.own_methods.values():
-            for decorator, name in zip(function.node.decorators, function.decorators):
+            for decorator, name in zip(function.node.decorators, function.decorators, strict=True):
                 if name in COMPILE:
                     yield Hit(decorator, f"`{function.name}` is compiled by its own class", symbol=function.qualified)
         for frame in net.all_frames:
@@ -98,12 +98,14 @@ class CompileInsideNetwork(Rule):
                 if event.kind == "call" and event.name in COMPILE and event.args and net.builds(event.args[0]):
                     yield Praise(
                         net.model.node.name,
-                        f"compilation is left to the owner of the network, {event.module.path.name}, so mode and checkpoint keys stay free",
+                        f"compilation is left to the owner of the network, {event.module.path.name}, "
+                        "so mode and checkpoint keys stay free",
                     )
                     return
 
     VALID = (
-        Case("""
+        Case(
+            """
             import torch
             from torch import nn
 
@@ -116,7 +118,37 @@ class CompileInsideNetwork(Rule):
                     return self.head(x)
 
             policy = torch.compile(Policy(3))
-        """, praised=True),
+        """,
+            praised=True,
+        ),
+        Case(
+            {
+                "network.py": """
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.head = nn.Linear(4, n)
+
+                    def forward(self, x):
+                        return self.head(x)
+                """,
+                "train.py": """
+                import torch
+                from network import Policy
+
+                def fast(loss):
+                    return torch.compile(loss)
+
+                def train(device):
+                    policy = Policy(3).to(device)
+                    torch.set_float32_matmul_precision("high")
+                    return torch.compile(policy)
+                """,
+            },
+            praised=True,
+        ),
     )
     INVALID = (
         """
@@ -143,5 +175,19 @@ class CompileInsideNetwork(Rule):
 
             def forward(self, x):
                 return self.head(x)
+        """,
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.head = nn.Linear(4, n)
+
+            @torch.no_grad()
+            @torch.compile(dynamic=True)  # <- ESP101
+            def act(self, x):
+                return self.head(x).argmax(-1)
         """,
     )

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Case, Category, Confidence, Function, Hit, ModuleModel, NetworkClass, Note, Praise, Rule, Severity
+from esper_audit.rulekit import (
+    Case,
+    Category,
+    Confidence,
+    Event,
+    Function,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Praise,
+    Rule,
+    Severity,
+)
 from esper_audit.semantics.roles import FORWARD
 from esper_audit.semantics.torch_facts import COMPILER_DISABLED
 
@@ -79,7 +92,10 @@ class DisabledFunctionInHotPath(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.MEDIUM
     probe = "graph-breaks"
-    help = "validate once where the masks are made, or write the check without a tensor truth test so that it can be traced"
+    help = (
+        "validate once where the masks are made, "
+        "or write the check without a tensor truth test so that it can be traced"
+    )
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Calls that reach a disabled function, placed at the call in the network's own file."""
@@ -90,19 +106,21 @@ class DisabledFunctionInHotPath(Rule):
             if "eager_only" in event.contexts or COMPILER_DISABLED.intersection(frame.function.decorators):
                 continue  # somebody has taken this out of the compiled graph on purpose
             if event.name in COMPILER_DISABLED:
-                yield self._hit(net, event, stack, event.name, (), frame.function.name)
+                yield self._hit(net, (*stack, event), f"`{frame.function.name}` calls `{event.name}`", ())
             if not isinstance(callee, Function) or not COMPILER_DISABLED.intersection(callee.decorators):
                 continue
-            where = next(d for d, n in zip(callee.node.decorators, callee.decorators) if n in COMPILER_DISABLED)
+            decorators = zip(callee.node.decorators, callee.decorators, strict=True)
+            where = next(decorator for decorator, name in decorators if name in COMPILER_DISABLED)
             notes = (Note(callee.module, where, f"`{callee.name}` opts out of compilation here"),)
-            yield self._hit(net, event, stack, callee.qualified, notes, frame.function.name)
+            yield self._hit(net, (*stack, event), f"`{frame.function.name}` calls `{callee.qualified}`", notes)
 
-    def _hit(self, net, event, stack, name, notes, entry) -> Hit:  # type: ignore[no-untyped-def]
-        call = net.in_network(event, stack)
+    def _hit(self, net: NetworkClass, calls: tuple[Event, ...], says: str, notes: tuple[Note, ...]) -> Hit:
+        event = calls[-1]
+        call = net.in_network(event, calls[:-1])
         via = f" through `{call.name}`" if call is not event else ""
         return Hit(
             call.node,
-            f"`{entry}` calls `{name}`{via}, which torch.compile must not trace: the compiled graph ends there",
+            f"{says}{via}, which torch.compile must not trace: the compiled graph ends there",
             module=call.module,
             symbol=call.function.qualified,
             notes=notes,
@@ -116,7 +134,11 @@ class DisabledFunctionInHotPath(Rule):
             if result.kind == "dict" and result.items and all(isinstance(key, str) for key, _ in result.items):
                 event = next((e for e in frame.events if e.kind == "return"), None)
                 if event is not None and event.module is module:
-                    yield Praise(event.node, "`forward` returns a plain dict with fixed keys, which torch.compile traces", symbol=frame.function.qualified)
+                    yield Praise(
+                        event.node,
+                        "`forward` returns a plain dict with fixed keys, which torch.compile traces",
+                        symbol=frame.function.qualified,
+                    )
 
     VALID = (
         """
@@ -138,10 +160,58 @@ class DisabledFunctionInHotPath(Rule):
             def summary(self):
                 log_weights(self)
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            @torch.compiler.disable
+            def validate(mask):
+                assert mask.any(dim=-1).all()
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+                    self.value_head = nn.Linear(4, 1)
+
+                def forward(self, x, mask):
+                    if not torch.compiler.is_compiling():
+                        validate(mask)
+                    return {"logits": self.action_head(x).masked_fill(~mask, -1e4), "value": self.value_head(x)}
+            """,
+            praised=True,
+        ),
+        Case(
+            {
+                "base.py": """
+                from torch import nn
+
+                class Base(nn.Module):
+                    def forward(self, x):
+                        return {"logits": self.action_head(x)}
+                """,
+                "network.py": """
+                import torch
+                from base import Base
+                from torch import nn
+
+                class Policy(Base):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.action_head = nn.Linear(4, n)
+
+                    @torch.compiler.disable
+                    def summary(self):
+                        print(self)
+                """,
+            }
+        ),
     )
     INVALID = (
-        Case({
-            "masks.py": """
+        Case(
+            {
+                "masks.py": """
                 import torch
                 from torch.distributions import Categorical
 
@@ -154,7 +224,7 @@ class DisabledFunctionInHotPath(Rule):
                         validate(mask)
                         self.dist = Categorical(logits=logits.masked_fill(~mask, -1e4))
             """,
-            "network.py": """
+                "network.py": """
                 from torch import nn
                 import masks as m
 
@@ -169,5 +239,24 @@ class DisabledFunctionInHotPath(Rule):
                     def act(self, x, mask):
                         return self._dist(x, mask).dist.sample()
             """,
-        }),
+            }
+        ),
+        """
+        import torch
+        from torch import nn
+
+        def _validate(mask):
+            assert mask.any(dim=-1).all()
+
+        validate = torch.compiler.disable(_validate)
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def forward(self, x, mask):
+                validate(mask)  # <- ESP102
+                return self.action_head(x).masked_fill(~mask, -1e4)
+        """,
     )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Praise, Rule, Severity, fresh_hidden_states
+from esper_audit.rulekit import (
+    Case,
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Praise,
+    Rule,
+    Severity,
+    fresh_hidden_states,
+)
 from esper_audit.semantics.roles import INITIAL_STATE
 
 
@@ -75,7 +86,8 @@ class HiddenWithoutDevice(Rule):
         for state in fresh_hidden_states(net, "device"):
             yield Hit(
                 state.made.node,
-                f"`{state.made.function}` makes the hidden state without `device`: {state.use} stays on the CPU when the network moves",
+                f"`{state.made.function}` makes the hidden state without `device`: "
+                f"{state.use} stays on the CPU when the network moves",
                 module=state.made.module,
                 symbol=state.symbol,
             )
@@ -111,6 +123,24 @@ class HiddenWithoutDevice(Rule):
                     h = torch.zeros(1, x.shape[1], 8, dtype=x.dtype).cuda()
                 return self.gru(x, h)
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.gru = nn.GRU(4, 8)
+
+                def initial_state(self, batch, device):
+                    return torch.zeros(1, batch, 8, device=device)
+
+                def forward(self, x, h):
+                    return self.gru(x, h)
+            """,
+            praised=True,
+        ),
     )
     INVALID = (
         """

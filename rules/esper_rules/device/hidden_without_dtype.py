@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Rule, Severity, fresh_hidden_states
+from esper_audit.rulekit import (
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Rule,
+    Severity,
+    fresh_hidden_states,
+)
 
 
 class HiddenWithoutDtype(Rule):
@@ -84,7 +93,8 @@ class HiddenWithoutDtype(Rule):
         for state in fresh_hidden_states(net, "dtype"):
             yield Hit(
                 state.made.node,
-                f"`{state.made.function}` makes the hidden state without `dtype`: {state.use} is float32 whatever the parameters are",
+                f"`{state.made.function}` makes the hidden state without `dtype`: "
+                f"{state.use} is float32 whatever the parameters are",
                 module=state.made.module,
                 symbol=state.symbol,
             )

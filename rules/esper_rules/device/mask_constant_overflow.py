@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import libcst as cst
-
-from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Praise, Rule, Severity, masked_logits
+from esper_audit.rulekit import (
+    Case,
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Praise,
+    Rule,
+    Severity,
+    masked_logits,
+)
 
 _HALF_MIN = -65504.0  # torch.finfo(torch.float16).min
 
@@ -54,8 +63,8 @@ class MaskConstantOverflow(Rule):
     ```
 
     ## Evidence
-    On torch 2.13.0, `x.half().masked_fill(m, -1e9)` raises, `torch.where(m, x.half(), -1e9)` gives -inf, and -1e4 passes.
-    Reports: NVIDIA/apex#1052 and #1105, pytorch/pytorch#6292.
+    On torch 2.13.0, `x.half().masked_fill(m, -1e9)` raises, `torch.where(m, x.half(), -1e9)` gives -inf, and -1e4
+    passes. Reports: NVIDIA/apex#1052 and #1105, pytorch/pytorch#6292.
 
     ## References
     - https://docs.pytorch.org/docs/stable/type_info.html
@@ -74,7 +83,11 @@ class MaskConstantOverflow(Rule):
         """Masking steps with a finite constant outside float16."""
         for step in masked_logits(net):
             known = step.constant
-            if not isinstance(known, float) or not float("-inf") < known < _HALF_MIN or step.event.target.dtype == "float32":
+            if (
+                not isinstance(known, float)
+                or not float("-inf") < known < _HALF_MIN
+                or step.event.target.dtype == "float32"
+            ):
                 continue
             yield Hit(
                 step.event.node,
@@ -88,15 +101,18 @@ class MaskConstantOverflow(Rule):
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """A named mask constant that half precision holds, with its reason written beside it."""
-        used = {step.constant for step in masked_logits(net) if isinstance(step.constant, float) and _HALF_MIN <= step.constant <= -1e3}
-        for statement in module.statements if used else ():
-            if not isinstance(statement, cst.SimpleStatementLine) or not any(line.comment for line in statement.leading_lines):
-                continue
-            for small in statement.body:
-                if isinstance(small, (cst.Assign, cst.AnnAssign)):
-                    target = small.targets[0].target if isinstance(small, cst.Assign) else small.target
-                    if isinstance(target, cst.Name) and net.project.constant(module.path, target.value) in used:
-                        yield Praise(small, f"the mask constant `{target.value}` fits half precision, and its reason is written down", symbol=target.value)
+        used = {
+            step.constant
+            for step in masked_logits(net)
+            if isinstance(step.constant, float) and _HALF_MIN <= step.constant <= -1e3
+        }
+        for name, assignment in module.explained_constants() if used else ():
+            if net.project.constant(module.path, name) in used:
+                yield Praise(
+                    assignment,
+                    f"the mask constant `{name}` fits half precision, and its reason is written down",
+                    symbol=name,
+                )
 
     VALID = (
         """
@@ -107,20 +123,28 @@ class MaskConstantOverflow(Rule):
             def forward(self, scores, attn_mask):
                 return scores.masked_fill(attn_mask == 0, -1e9).softmax(-1)
         """,
-        """
-        import torch
-        from torch import nn
-        from torch.distributions import Categorical
+        Case(
+            """
+            import torch
+            from torch import nn
+            from torch.distributions import Categorical
 
-        class Policy(nn.Module):
-            def __init__(self, n):
-                super().__init__()
-                self.action_head = nn.Linear(4, n)
+            # float16 ends at -65504, and softmax gives zero far above that.
+            MASKED = -1e4
+            # The paper's choice.
+            GAMMA = 0.99
 
-            def act(self, x, mask):
-                logits = self.action_head(x) + (1 - mask) * -1e4
-                return Categorical(logits=logits).sample()
-        """,
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x) + (1 - mask) * MASKED
+                    return Categorical(logits=logits).sample()
+            """,
+            praised=True,
+        ),
     )
     INVALID = (
         """

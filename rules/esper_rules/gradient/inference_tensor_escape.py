@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import ACT, Category, Confidence, Hit, ModuleModel, NetworkClass, Note, Rule, Severity, gradient_free_block, leaves
+from esper_audit.rulekit import (
+    ACT,
+    Case,
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+    gradient_free_block,
+    leaves,
+)
 
 _SINKS = {"hidden": "the hidden state", "action": "the actions", "obs": "the observations"}
 
@@ -16,10 +29,10 @@ class InferenceTensorEscape(Rule):
     `torch.inference_mode`.
 
     ## Why it matters
-    An inference tensor may not be saved for a backward pass. As the first hidden state of a training window, as the index
-    of a `gather` or as the input of a layer it must be saved, and the update raises "Inference tensors cannot be saved for
-    backward". A copy into a preallocated buffer or `.clone()` outside the block helps; `.detach()` does not. The fault
-    therefore hides until somebody stores the tensor itself instead of a copy.
+    An inference tensor may not be saved for a backward pass. As the first hidden state of a training window, as the
+    index of a `gather` or as the input of a layer it must be saved, and the update raises "Inference tensors cannot be
+    saved for backward". A copy into a preallocated buffer or `.clone()` outside the block helps; `.detach()` does not.
+    The fault therefore hides until somebody stores the tensor itself instead of a copy.
 
     ## Example
     ```python
@@ -88,14 +101,20 @@ class InferenceTensorEscape(Rule):
             for event in frame.events:
                 if event.kind != "return":
                     continue
-                roles = {role for leaf in leaves(event.value, *_SINKS) if "inference_mode" in leaf.tags for role in leaf.roles & _SINKS.keys()}
+                roles = {
+                    role
+                    for leaf in leaves(event.value, *_SINKS)
+                    if "inference_mode" in leaf.tags
+                    for role in leaf.roles & _SINKS.keys()
+                }
                 if not roles:
                     continue
                 block = gradient_free_block(function)
                 names = " and ".join(_SINKS[role] for role in _SINKS if role in roles)
                 yield Hit(
                     event.node,
-                    f"`{function.name}` returns {names} born in inference mode: a training forward that has to save them raises",
+                    f"`{function.name}` returns {names} born in inference mode: "
+                    "a training forward that has to save them raises",
                     symbol=function.qualified,
                     notes=(Note(module, block, "inference mode begins here"),) if block is not None else (),
                 )
@@ -139,4 +158,27 @@ class InferenceTensorEscape(Rule):
                 action = self.action_head(h).argmax(dim=-1)
                 return {"action": action, "state": (h, c)}  # <- ESP303
         """,
+        Case(
+            {
+                "base.py": """
+                import torch
+                from torch import nn
+
+                class Actor(nn.Module):
+                    @torch.inference_mode()
+                    def act(self, obs):
+                        action = self.action_head(obs).argmax(dim=-1)
+                        return action  # <- ESP303
+                """,
+                "network.py": """
+                from base import Actor
+                from torch import nn
+
+                class Policy(Actor):
+                    def __init__(self):
+                        super().__init__()
+                        self.action_head = nn.Linear(8, 4)
+                """,
+            }
+        ),
     )

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Event, Hit, ModuleModel, NetworkClass, Note, Rule, Severity, masked_logits
+from esper_audit.rulekit import (
+    Category,
+    Confidence,
+    Event,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+    masked_logits,
+)
 
 
 class NegInfMask(Rule):
     """
     ## What it does
     Reports policy logits masked with minus infinity, in any spelling: `float("-inf")`, `-math.inf`, `-np.inf`,
-    `-torch.inf`, a constant that holds one of them, `torch.log(mask)`; and with `torch.finfo(...).min`, above all when it
-    is *added*: in float16 a logit of -16 or less makes it -inf, and in any format adding it twice does.
+    `-torch.inf`, a constant that holds one of them, `torch.log(mask)`; and with `torch.finfo(...).min`, above all when
+    it is *added*: in float16 a logit of -16 or less makes it -inf, and in any format adding it twice does.
 
     ## Why it matters
     Three cases, and the severity says which one was seen. `high`: the masked logits reach a product `p * log p` written
@@ -58,8 +69,8 @@ class NegInfMask(Rule):
     ```
 
     ## Evidence
-    On torch 2.13.0, `-(p * log_p).sum()` and `-(p * log_p * mask).sum()` are NaN for a row with a -inf logit;
-    `where(p > 0, p * log_p, 0)` is finite with a NaN gradient; `Categorical(logits=...)` is finite in value and gradient.
+    On torch 2.13.0, `-(p * log_p).sum()` and `-(p * log_p * mask).sum()` are NaN for a row with a -inf logit; `where(p
+    > 0, p * log_p, 0)` is finite with a NaN gradient; `Categorical(logits=...)` is finite in value and gradient.
     Reports: tensorforce/tensorforce#586, Unity-Technologies/ml-agents#4664, OpenRLHF/OpenRLHF#1240.
 
     ## References
@@ -102,7 +113,9 @@ class NegInfMask(Rule):
                 confidence = Confidence.HIGH if step.reaches_distribution else Confidence.MEDIUM
                 yield self._hit(step.event, f"-inf and {where}", Severity.LOW, confidence)
 
-    def _hit(self, event: Event, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()) -> Hit:
+    def _hit(
+        self, event: Event, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()
+    ) -> Hit:
         return Hit(
             event.node,
             f"logits are masked with {says}",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Case, Category, ModuleModel, NetworkClass, Praise, Rule, Severity
-
 import libcst as cst
+
+from esper_audit.rulekit import Case, Category, ModuleModel, NetworkClass, Praise, Rule, Severity
 
 
 class NormalisedCore(Rule):
@@ -15,8 +15,8 @@ class NormalisedCore(Rule):
     Only praises: a recurrent network with LayerNorm before its core and after it.
 
     ## Why it matters
-    The heads then see features of one scale whatever the length of the episode. It does not stop the hidden state itself
-    from drifting: LayerNorm on the output leaves h and c as they are.
+    The heads then see features of one scale whatever the length of the episode. It does not stop the hidden state
+    itself from drifting: LayerNorm on the output leaves h and c as they are.
 
     ## Example
     ```python
@@ -71,10 +71,13 @@ class NormalisedCore(Rule):
         before = any(_normalises(net, name) for name in names[:core])
         after = next((name for name in names[core:] if net.layers[name].ref[0] == "torch.nn.LayerNorm"), None)
         if before and after is not None and isinstance(node := net.layers[after].ref[1], cst.Call):
-            yield Praise(node, "LayerNorm before and after the recurrent core keeps the features of trunk and heads at one scale")
+            yield Praise(
+                node, "LayerNorm before and after the recurrent core keeps the features of trunk and heads at one scale"
+            )
 
     VALID = (
-        Case("""
+        Case(
+            """
             from torch import nn
 
             class Policy(nn.Module):
@@ -83,7 +86,9 @@ class NormalisedCore(Rule):
                     self.norm = nn.LayerNorm(8)
                     self.gru = nn.GRU(8, 32)
                     self.out_norm = nn.LayerNorm(32)
-        """, praised=True),
+        """,
+            praised=True,
+        ),
         """
         from torch import nn
 
@@ -91,6 +96,16 @@ class NormalisedCore(Rule):
             def __init__(self):
                 super().__init__()
                 self.gru = nn.GRU(8, 32)
+                self.out_norm = nn.LayerNorm(32)
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = nn.LayerNorm(8)
+                self.trunk = nn.Linear(8, 32)
                 self.out_norm = nn.LayerNorm(32)
         """,
     )

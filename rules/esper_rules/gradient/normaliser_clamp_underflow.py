@@ -69,7 +69,10 @@ class NormaliserClampUnderflow(Rule):
     severity = Severity.LOW
     confidence = Confidence.MEDIUM
     probe = "entropy-gradient"
-    help = "clamp what can really be too small: `num_valid.clamp(min=2)` before the log; a larger epsilon alone does not cure float16"
+    help = (
+        "clamp what can really be too small: `num_valid.clamp(min=2)` before the log; "
+        "a larger epsilon alone does not cure float16"
+    )
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Divisions by a value clamped to a tiny bound."""
@@ -78,6 +81,8 @@ class NormaliserClampUnderflow(Rule):
         for _, event, _stack in net.events("divide"):
             if "tiny_clamp" not in event.other.tags or not isinstance(event.other.ref, tuple):
                 continue
+            if event.other.dtype in ("float32", "float64"):
+                continue  # it was cast, so its bound holds
             bound = event.other.ref[1]
             entropy = "entropy" in event.target.roles or "log_of_count" in event.other.tags
             subject = "an entropy is" if entropy else "a value is"
@@ -102,7 +107,32 @@ class NormaliserClampUnderflow(Rule):
 
             def forward(self, obs):
                 x = self.head(obs)
+                return x / x.float().log().clamp(min=1e-8)
+        """,
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Linear(8, 4)
+
+            def forward(self, obs):
+                x = self.head(obs)
                 return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-4)
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Linear(8, 4)
+
+            def forward(self, obs):
+                x = self.head(obs)
+                return x / (x.norm(dim=-1, keepdim=True) + 1e-4)
         """,
     )
     INVALID = (

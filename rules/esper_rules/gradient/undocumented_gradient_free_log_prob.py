@@ -27,8 +27,8 @@ from esper_audit.rulekit import (
 )
 
 _SAYS_SO = re.compile(
-    r"differentiab|(?<!policy )(?<!policy-)gradients?\b|backprop|back-prop|detach|no[_ -]?grad\b|requires_grad|autograd|old[_ ]log"
-    r"|behaviou?r[_ ](policy|log)|rollout only|not for training|recompute|use `{0,2}evaluate",
+    r"differentiab|(?<!policy )(?<!policy-)gradients?\b|backprop|back-prop|detach|no[_ -]?grad\b|requires_grad"
+    r"|autograd|old[_ ]log|behaviou?r[_ ](policy|log)|rollout only|not for training|recompute|use `{0,2}evaluate",
     re.IGNORECASE,
 )
 
@@ -40,7 +40,7 @@ def _says_so(function: Function) -> bool:
         if isinstance(node, cst.SimpleString):
             words.append(literal_string(node) or "")
         elif isinstance(node, cst.SimpleStatementLine):
-            lines = [*node.leading_lines, node.trailing_whitespace]
+            lines: list[cst.EmptyLine | cst.TrailingWhitespace] = [*node.leading_lines, node.trailing_whitespace]
             words += [line.comment.value for line in lines if line.comment is not None]
         elif isinstance(node, (cst.With, cst.If, cst.For)):
             words += [line.comment.value for line in node.leading_lines if line.comment is not None]
@@ -50,8 +50,8 @@ def _says_so(function: Function) -> bool:
 class UndocumentedGradientFreeLogProb(Rule):
     """
     ## What it does
-    Reports an act method that computes log-probs under `torch.inference_mode` or `torch.no_grad` and returns them, while
-    its docstring does not say that no gradient flows through them.
+    Reports an act method that computes log-probs under `torch.inference_mode` or `torch.no_grad` and returns them,
+    while its docstring does not say that no gradient flows through them.
 
     ## Why it matters
     The name promises what `evaluate_actions` also returns, so sooner or later somebody builds a loss on it. Alone, the
@@ -91,7 +91,7 @@ class UndocumentedGradientFreeLogProb(Rule):
 
         @torch.no_grad()
         def get_action(self, obs):
-            '''Sample actions. The log-probs carry no gradient: store them as old log-probs, train on evaluate_actions.'''
+            '''Sample actions. The log-probs carry no gradient: they are old log-probs, train on evaluate_actions.'''
             dist = Categorical(logits=self.action_head(obs))
             action = dist.sample()
             return action, dist.log_prob(action)
@@ -123,14 +123,17 @@ class UndocumentedGradientFreeLogProb(Rule):
             function = frame.function
             if function.module is not module:
                 continue
-            born = {tag for value in leaves(frame.result, "log_prob") for tag in value.tags & {"inference_mode", "no_grad"}}
+            born = {
+                tag for value in leaves(frame.result, "log_prob") for tag in value.tags & {"inference_mode", "no_grad"}
+            }
             if not born or _says_so(function):
                 continue
             context = "inference_mode" if "inference_mode" in born else "no_grad"
             returned = [event for event in frame.events if event.kind == "return"]
             yield Hit(
                 gradient_free_block(function) or function.node.name,
-                f"`{function.name}` returns log-probs computed under `torch.{context}`, and its docstring does not say that no gradient flows through them",
+                f"`{function.name}` returns log-probs computed under `torch.{context}`, and its docstring does not say "
+                "that no gradient flows through them",
                 symbol=function.qualified,
                 severity=Severity.MEDIUM if context == "inference_mode" else Severity.LOW,
                 notes=tuple(Note(event.module, event.node, "returned here") for event in returned[-1:]),
@@ -142,10 +145,16 @@ class UndocumentedGradientFreeLogProb(Rule):
             return
         for frame in net.frames(ACT):
             function = frame.function
-            if function.module is module and _says_so(function) and any(
-                value.tags & {"inference_mode", "no_grad"} for value in leaves(frame.result, "log_prob")
+            if (
+                function.module is module
+                and _says_so(function)
+                and any(value.tags & {"inference_mode", "no_grad"} for value in leaves(frame.result, "log_prob"))
             ):
-                yield Praise(function.node.name, f"`{function.name}` says that its log-probs carry no gradient", symbol=function.qualified)
+                yield Praise(
+                    function.node.name,
+                    f"`{function.name}` says that its log-probs carry no gradient",
+                    symbol=function.qualified,
+                )
 
     VALID = (
         """
@@ -168,7 +177,8 @@ class UndocumentedGradientFreeLogProb(Rule):
             def predict(self, x):
                 return Categorical(logits=self.action_head(x)).sample()
         """,
-        Case("""
+        Case(
+            """
             import torch
             from torch import nn
             from torch.distributions import Categorical
@@ -183,7 +193,23 @@ class UndocumentedGradientFreeLogProb(Rule):
                     '''Sample. The log-probs are not differentiable.'''
                     dist = Categorical(logits=self.action_head(x))
                     return dist.log_prob(dist.sample())
-        """, praised=True),
+        """,
+            praised=True,
+        ),
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x):
+                dist = Categorical(logits=self.action_head(x))
+                action = dist.sample()
+                return action, dist.log_prob(action)
+        """,
     )
     INVALID = (
         """
@@ -223,4 +249,28 @@ class UndocumentedGradientFreeLogProb(Rule):
                 logp = dist.log_prob(action)
                 return action, logp
         """,
+        Case(
+            {
+                "base.py": """
+                import torch
+                from torch import nn
+                from torch.distributions import Categorical
+
+                class Actor(nn.Module):
+                    @torch.no_grad()  # <- ESP301
+                    def act(self, x):
+                        dist = Categorical(logits=self.action_head(x))
+                        return dist.log_prob(dist.sample())
+                """,
+                "network.py": """
+                from base import Actor
+                from torch import nn
+
+                class Policy(Actor):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.action_head = nn.Linear(4, n)
+                """,
+            }
+        ),
     )

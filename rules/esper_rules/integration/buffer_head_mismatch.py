@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import libcst as cst
+
 from esper_audit.rulekit import (
     Case,
     Category,
@@ -25,8 +27,8 @@ _FAMILIES = ("actions", "log_probs", "masks")
 class BufferHeadMismatch(Rule):
     """
     ## What it does
-    Compares the heads of a factored network with the per-head fields (`move_actions`, `move_log_probs`, `move_masks`) of
-    the rollout buffers that its trainer uses, and reports a family of fields that leaves a head out.
+    Compares the heads of a factored network with the per-head fields (`move_actions`, `move_log_probs`, `move_masks`)
+    of the rollout buffers that its trainer uses, and reports a family of fields that leaves a head out.
 
     ## Why it matters
     A head whose mask is not stored is evaluated without one: its log-probs in the update belong to another distribution
@@ -100,15 +102,20 @@ class BufferHeadMismatch(Rule):
         for model, families in _families(net):
             heads = {head.stem: head for head in net.acting_heads}
             for family, nodes in families.items():
-                missing = sorted(stem for stem in heads.keys() - nodes.keys() if family != "masks" or _is_masked(net, stem))
+                missing = sorted(
+                    stem for stem in heads.keys() - nodes.keys() if family != "masks" or _is_masked(net, stem)
+                )
                 if not missing:
                     continue
                 yield Hit(
                     next(iter(nodes.values())),
-                    f"`{model.name}` stores {family} for {_listed(nodes)}, but not for {_listed(missing)} of {net.name}",
+                    f"`{model.name}` stores {family} for {_listed(nodes)}, "
+                    f"but not for {_listed(missing)} of {net.name}",
                     module=model.module,
                     symbol=model.name,
-                    notes=(Note(net.module, net.model.node.name, f"{net.name} has {len(heads)} heads: {_listed(heads)}"),),
+                    notes=(
+                        Note(net.module, net.model.node.name, f"{net.name} has {len(heads)} heads: {_listed(heads)}"),
+                    ),
                 )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
@@ -140,7 +147,8 @@ class BufferHeadMismatch(Rule):
                 self.masks = torch.zeros(steps)
                 self.move_cost = torch.zeros(steps)
         """,
-        Case("""
+        Case(
+            """
             import torch
             from torch import nn
 
@@ -159,11 +167,33 @@ class BufferHeadMismatch(Rule):
                 tool_actions: torch.Tensor
                 move_masks: torch.Tensor
                 tool_masks: torch.Tensor
-        """, praised=True),
+        """,
+            praised=True,
+        ),
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.move_head = nn.Linear(8, 4)
+                self.tool_head = nn.Linear(8, 3)
+
+            def act(self, obs):
+                return [Categorical(logits=x).sample() for x in (self.move_head(obs), self.tool_head(obs))]
+
+        class RolloutBuffer:
+            def __init__(self, steps):
+                self.actions = torch.zeros(steps, 2, dtype=torch.long)
+                self.masks = torch.zeros(steps, 7, dtype=torch.bool)
+        """,
     )
     INVALID = (
-        Case({
-            "network.py": """
+        Case(
+            {
+                "network.py": """
                 import torch
                 from torch import nn
 
@@ -179,7 +209,7 @@ class BufferHeadMismatch(Rule):
                         logits = [self.move_head(x), self.tool_head(x), self.mode_head(x)]
                         return [torch.distributions.Categorical(logits=logit).sample() for logit in logits]
             """,
-            "storage.py": """
+                "storage.py": """
                 from dataclasses import dataclass
                 import torch
 
@@ -188,14 +218,15 @@ class BufferHeadMismatch(Rule):
                     move_log_probs: torch.Tensor  # <- ESP504
                     tool_log_probs: torch.Tensor
             """,
-            "trainer.py": """
+                "trainer.py": """
                 from network import Policy
                 from storage import RolloutStorage
 
                 def train():
                     return Policy(3), RolloutStorage
             """,
-        }),
+            }
+        ),
     )
 
 
@@ -204,18 +235,23 @@ def _is_masked(net: NetworkClass, stem: str) -> bool:
     return any(mask.startswith(stem) for mask in net.masks) or not any("_mask" in mask for mask in net.masks)
 
 
-def _families(net: NetworkClass) -> Iterable[tuple[ClassModel, dict[str, dict[str, object]]]]:
+def _families(net: NetworkClass) -> Iterable[tuple[ClassModel, dict[str, dict[str, cst.CSTNode]]]]:
     """Per buffer, the families of per-head fields that name at least two heads of the network."""
     heads = [head.stem for head in net.acting_heads]
     if len(heads) < 2:
         return
     for model in net.buffer_classes():
         fields = buffer_fields(model)
-        families = {}
+        families: dict[str, dict[str, cst.CSTNode]] = {}
         for family in _FAMILIES:
-            found = {stem: fields[name] for stem in heads for name in (f"{stem}_{family}", f"{stem}_{family[:-1]}") if name in fields}
+            found = {
+                stem: fields[name]
+                for stem in heads
+                for name in (f"{stem}_{family}", f"{stem}_{family[:-1]}")
+                if name in fields
+            }
             # One match may be chance; for masks one is enough when the buffer stores several heads' actions.
-            if len(found) >= 2 or found and families:
+            if len(found) >= 2 or (found and families):
                 families[family] = found
         if families:
             yield model, families

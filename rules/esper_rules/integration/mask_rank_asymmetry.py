@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import ACT, EVALUATE, FORWARD, Category, Confidence, Event, Frame, Hit, ModuleModel, NetworkClass, Note, Rule, Severity
+from esper_audit.rulekit import (
+    ACT,
+    EVALUATE,
+    FORWARD,
+    Case,
+    Category,
+    Confidence,
+    Event,
+    Frame,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+)
 
 
 class MaskRankAsymmetry(Rule):
     """
     ## What it does
-    Reports a method that brings a mask to the right rank (`if mask.dim() == 2: mask = mask.unsqueeze(1)`) while a sister
-    method applies the mask of the same name without lifting or checking it.
+    Reports a method that brings a mask to the right rank (`if mask.dim() == 2: mask = mask.unsqueeze(1)`) while a
+    sister method applies the mask of the same name without lifting or checking it.
 
     ## Why it matters
     Callers learn from the tolerant method that both ranks are fine. Given `[B, A]` against logits of `[B, T, A]`, the
@@ -62,9 +77,9 @@ class MaskRankAsymmetry(Rule):
     ```
 
     ## Evidence
-    Measured on torch 2.13.0 on the founding audit's network (tachyon-beep/esper-lite 1bfd94a9) with a 2-D mask at B == T
-    == 4: 9 of 28 illegal actions open, no error. Masks of the wrong rank or width are the question users of masked PPO
-    ask most: Stable-Baselines-Team/stable-baselines3-contrib#249, #80 and #102.
+    Measured on torch 2.13.0 on the founding audit's network (tachyon-beep/esper-lite 1bfd94a9) with a 2-D mask at B ==
+    T == 4: 9 of 28 illegal actions open, no error. Masks of the wrong rank or width are the question users of masked
+    PPO ask most: Stable-Baselines-Team/stable-baselines3-contrib#249, #80 and #102.
 
     ## References
     - https://docs.pytorch.org/docs/stable/notes/broadcasting.html
@@ -94,21 +109,32 @@ class MaskRankAsymmetry(Rule):
             lifted = {
                 name: lift
                 for name, lift in lifts.items()
-                if any(name in masks or aliases.get(name, set()) & {f"{method}/{mask}" for mask in masks} for method, masks in sisters.items())
+                if any(
+                    name in masks or aliases.get(name, set()) & {f"{method}/{mask}" for mask in masks}
+                    for method, masks in sisters.items()
+                )
             }
             if not lifted:
                 continue
             known = lifted.keys() | {alias for name in lifted for alias in aliases.get(name, ())}
             careless = sorted(
-                method for method, masks in sisters.items() if masks and known & (masks.keys() | {f"{method}/{mask}" for mask in masks})
+                method
+                for method, masks in sisters.items()
+                if masks and known & (masks.keys() | {f"{method}/{mask}" for mask in masks})
             )
             names = ", ".join(f"`{name}`" for name in lifted)
+            others = " and ".join(f"`{method}`" for method in careless)
+            verbs = "lifts nor checks" if len(careless) == 1 else "lift nor check"
             first, last = next(iter(lifted.values())), list(lifted.values())[-1]
-            notes = [Note(e.module, e.node, f"`{method}` applies it as it comes") for method in careless for e in [next(iter(bare[method].values()))]]
+            notes = [
+                Note(e.module, e.node, f"`{method}` applies it as it comes")
+                for method in careless
+                for e in [next(iter(bare[method].values()))]
+            ]
             yield Hit(
                 first.node,
-                f"`{frame.function.name}` lifts {names} from rank 2, but {' and '.join(f'`{m}`' for m in careless)} neither "
-                f"{'lifts nor checks' if len(careless) == 1 else 'lift nor check'} {'it' if len(lifted) == 1 else 'them'}",
+                f"`{frame.function.name}` lifts {names} from rank 2, but {others} neither {verbs} "
+                f"{'it' if len(lifted) == 1 else 'them'}",
                 module=first.module,
                 symbol=frame.function.qualified,
                 notes=tuple(notes),
@@ -183,7 +209,8 @@ class MaskRankAsymmetry(Rule):
                 for name, mask in masks.items():
                     if mask.dim() != 3:
                         masks[name] = mask.unsqueeze(1)  # <- ESP501
-                return {k: Categorical(logits=h(obs).masked_fill(~masks[k], -1e4)).sample() for k, h in self.heads.items()}
+                logits = {k: head(obs).masked_fill(~masks[k], -1e4) for k, head in self.heads.items()}
+                return {k: Categorical(logits=x).sample() for k, x in logits.items()}
 
             def evaluate_actions(self, obs, masks):
                 return {k: Categorical(logits=h(obs).masked_fill(~masks[k], -1e4)) for k, h in self.heads.items()}
@@ -209,6 +236,32 @@ class MaskRankAsymmetry(Rule):
                     logits = logits.masked_fill(avail_actions == 0, -1e4)
                 return Categorical(logits=logits).log_prob(actions)
         """,
+        Case(
+            {
+                "base.py": """
+                from torch import nn
+                from torch.distributions import Categorical
+
+                class Actor(nn.Module):
+                    def forward(self, obs, mask):
+                        return self.action_head(obs).masked_fill(~mask, -1e4)
+
+                    def act(self, obs, mask):
+                        if mask.dim() == 2:
+                            mask = mask.unsqueeze(1)  # <- ESP501
+                        return Categorical(logits=self.forward(obs, mask)).sample()
+                """,
+                "network.py": """
+                from base import Actor
+                from torch import nn
+
+                class Policy(Actor):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.action_head = nn.Linear(4, n)
+                """,
+            }
+        ),
     )
 
 
@@ -245,4 +298,8 @@ def _applied_unchecked(frame: Frame) -> dict[str, Event]:
             for origin in sorted(event.other.origins):
                 applied.setdefault(origin, event)
     jaxtyped = any(decorator.endswith("jaxtyped") for decorator in frame.function.decorators)
-    return {} if jaxtyped else {name: event for name, event in applied.items() if name not in careful and name in frame.params}
+    return (
+        {}
+        if jaxtyped
+        else {name: event for name, event in applied.items() if name not in careful and name in frame.params}
+    )

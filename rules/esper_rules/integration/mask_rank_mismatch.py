@@ -6,7 +6,20 @@ from collections.abc import Iterable
 
 import libcst as cst
 
-from esper_audit.rulekit import Case, Category, Confidence, Event, Function, Hit, ModuleModel, NetworkClass, Note, Rule, Severity, tensor_role
+from esper_audit.rulekit import (
+    Case,
+    Category,
+    Confidence,
+    Event,
+    Function,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+    tensor_role,
+)
 
 
 class MaskRankMismatch(Rule):
@@ -66,7 +79,8 @@ class MaskRankMismatch(Rule):
 
     ## Evidence
     On torch 2.13.0, a `[4, 7]` mask on `[4, 4, 7]` logits is accepted, and one on `[4, 1, 7]` logits gives `[4, 4, 7]`.
-    Reports: JuliaReinforcementLearning/ReinforcementLearning.jl#917, Stable-Baselines-Team/stable-baselines3-contrib#25.
+    Reports: JuliaReinforcementLearning/ReinforcementLearning.jl#917,
+    Stable-Baselines-Team/stable-baselines3-contrib#25.
 
     ## References
     - https://docs.pytorch.org/docs/stable/notes/broadcasting.html
@@ -87,7 +101,8 @@ class MaskRankMismatch(Rule):
             (function.node, param.name): rank
             for function in net.model.methods.values()
             for param in function.params
-            if tensor_role(param.name) == "mask" and (rank := net.interpreter.declared(function, param, net.flow).rank) is not None
+            if tensor_role(param.name) == "mask"
+            and (rank := net.interpreter.declared(function, param, net.flow).rank) is not None
         }
         if not stated:
             return  # most networks write no ranks down, and then there is nothing to compare with
@@ -105,7 +120,13 @@ class MaskRankMismatch(Rule):
         for param in callee.params:
             wanted = stated.get((callee.node, param.name))
             given = event.frame.params.get(param.name)
-            if wanted is None or given is None or given.rank is None or given.rank == wanted or _handled(event, param.name):
+            if (
+                wanted is None
+                or given is None
+                or given.rank is None
+                or given.rank == wanted
+                or _handled(event, param.name)
+            ):
                 continue
             yield Hit(
                 event.node,
@@ -156,8 +177,9 @@ class MaskRankMismatch(Rule):
         """,
     )
     INVALID = (
-        Case({
-            "network.py": """
+        Case(
+            {
+                "network.py": """
                 from jaxtyping import Bool, Float
                 from torch import Tensor, nn
 
@@ -172,7 +194,7 @@ class MaskRankMismatch(Rule):
                     def act(self, obs, mask: Bool[Tensor, "b a"]):
                         return self(obs.unsqueeze(1), mask)  # <- ESP502
             """,
-            "trainer.py": """
+                "trainer.py": """
                 import torch
                 from network import Policy
 
@@ -184,7 +206,8 @@ class MaskRankMismatch(Rule):
                         mask = torch.ones((32, 16, 5), dtype=torch.bool)
                         return self.policy(obs, mask=mask.reshape(-1, 5))  # <- ESP502
             """,
-        }),
+            }
+        ),
     )
 
 
@@ -192,4 +215,6 @@ def _handled(event: Event, name: str) -> bool:
     """Whether the callee lifts or checks the mask itself, whatever its documentation says."""
     assert event.frame is not None
     argument = f"{event.frame.function.name}/{name}"
-    return any(inner.kind in ("lift", "rank_check") and argument in inner.value.origins for inner, _ in event.frame.walk())
+    return any(
+        inner.kind in ("lift", "rank_check") and argument in inner.value.origins for inner, _ in event.frame.walk()
+    )

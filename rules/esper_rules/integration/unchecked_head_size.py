@@ -10,6 +10,7 @@ from esper_audit.rulekit import (
     ACT,
     EVALUATE,
     FORWARD,
+    Case,
     Category,
     Confidence,
     Event,
@@ -97,15 +98,18 @@ class UncheckedHeadSize(Rule):
         if init is None or not net.speaks_of_masks:
             return
         sizes = {head.size: head for head in net.policy_heads}
-        params = [param for param in init.params if param.name in sizes and param.default is not None and not _literal(param.default)]
+        params = [
+            param
+            for param in init.params
+            if param.name in sizes and param.default is not None and not _literal(param.default)
+        ]
         if not params:
             return
         applied: list[Event] = []
         for frame in net.frames(FORWARD, ACT, EVALUATE):
             for event, _ in frame.walk():
-                if event.kind in ("size_check", "rank_check") and event.value.roles & {"mask", "action", "logits"}:
-                    if event.kind == "size_check" or _compares_whole_shape(event):
-                        return
+                if _compares_sizes(event) and event.value.roles & {"mask", "action", "logits"}:
+                    return
                 if event.kind == "mask" and "mask" in event.other.roles:
                     applied.append(event)
         if not applied:
@@ -114,7 +118,8 @@ class UncheckedHeadSize(Rule):
         heads = ", ".join(f"`{param.name}`" for param in params)
         yield Hit(
             where.node,
-            f"masks and actions are used without comparing them with the head sizes {heads}, whose defaults live elsewhere",
+            f"masks and actions are used without comparing them with the head sizes {heads}, "
+            "whose defaults live elsewhere",
             module=where.module,
             symbol=where.function.qualified,
             notes=tuple(Note(module, param.node, f"size of `{sizes[param.name].name}`") for param in params),
@@ -158,6 +163,32 @@ class UncheckedHeadSize(Rule):
                 assert mask.shape == logits.shape
                 return logits.masked_fill(~mask, -1e4)
         """,
+        """
+        from torch import nn
+
+        NUM_ACTIONS = 6
+
+        class Policy(nn.Module):
+            def __init__(self, obs_dim, num_actions=NUM_ACTIONS):
+                super().__init__()
+                self.action_head = nn.Linear(obs_dim, num_actions)
+
+            def forward(self, obs):
+                return self.action_head(obs)
+        """,
+        """
+        from torch import nn
+
+        NUM_ACTIONS = 6
+
+        class Policy(nn.Module):
+            def __init__(self, obs_dim, num_actions=NUM_ACTIONS):
+                super().__init__()
+                self.action_head = nn.Linear(obs_dim, num_actions)
+
+            def forward(self, obs, mask=None):
+                return self.action_head(obs), mask  # the distribution of the caller masks
+        """,
     )
     INVALID = (
         """
@@ -172,12 +203,57 @@ class UncheckedHeadSize(Rule):
             def forward(self, obs, mask):
                 return self.move_head(obs).masked_fill(~mask, -1e4)  # <- ESP503
         """,
+        Case(
+            {
+                "base.py": """
+                from torch import nn
+                from torch.distributions import Categorical
+
+                class Actor(nn.Module):
+                    def evaluate_actions(self, obs, actions, mask):
+                        logits = self.action_head(self.trunk(obs)).masked_fill(~mask, -1e4)  # <- ESP503
+                        return Categorical(logits=logits).log_prob(actions)
+                """,
+                "network.py": """
+                from base import Actor
+                from torch import nn
+
+                NUM_ACTIONS = 6
+
+                class Policy(Actor):
+                    def __init__(self, obs_dim, num_actions=NUM_ACTIONS):
+                        super().__init__()
+                        self.trunk = nn.Linear(obs_dim, 64)
+                        self.action_head = nn.Linear(64, num_actions)
+                """,
+            }
+        ),
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        NUM_ACTIONS = 6
+
+        class Policy(nn.Module):
+            def __init__(self, obs_dim, num_actions=NUM_ACTIONS):
+                super().__init__()
+                self.action_head = nn.Linear(obs_dim, num_actions)
+
+            def act(self, obs, mask):
+                return Categorical(logits=self.action_head(obs).masked_fill(~mask, -1e4)).sample()  # <- ESP503
+
+            def evaluate_actions(self, obs, actions):
+                return Categorical(logits=self.action_head(obs)).log_prob(actions)
+        """,
     )
 
 
-def _literal(node) -> bool:  # type: ignore[no-untyped-def]
-    return type(node).__name__ in ("Integer", "SimpleString", "Float")
+def _literal(node: cst.BaseExpression) -> bool:
+    return isinstance(node, (cst.Integer, cst.SimpleString, cst.Float))
 
 
-def _compares_whole_shape(event: Event) -> bool:
-    return isinstance(event.node, cst.Comparison) and ".shape" in event.module.code(event.node)
+def _compares_sizes(event: Event) -> bool:
+    """Whether a size is checked, alone or as a part of a whole shape."""
+    if event.kind == "rank_check":
+        return isinstance(event.node, cst.Comparison) and ".shape" in event.module.code(event.node)
+    return event.kind == "size_check"

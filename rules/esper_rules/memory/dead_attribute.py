@@ -52,8 +52,8 @@ class DeadAttribute(Rule):
     ```
 
     ## Evidence
-    The founding audit's network (tachyon-beep/esper-lite 1bfd94a9) computes the maximum entropy of each of its heads and
-    reads none of them.
+    The founding audit's network (tachyon-beep/esper-lite 1bfd94a9) computes the maximum entropy of each of its heads
+    and reads none of them.
 
     ## References
     - https://docs.astral.sh/ruff/rules/unused-variable/ (the same idea for local names)
@@ -70,7 +70,12 @@ class DeadAttribute(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Attributes that no project code reads."""
         for name, event in dead_attributes(net).items():
-            yield Hit(event.node, f"`self.{name}` is computed and never read", module=event.module, symbol=event.function.qualified)
+            yield Hit(
+                event.node,
+                f"`self.{name}` is computed and never read",
+                module=event.module,
+                symbol=event.function.qualified,
+            )
 
     VALID = (
         """

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Event, Hit, MaskMark, ModuleModel, NetworkClass, Note, Rule, Severity
+from esper_audit.rulekit import (
+    Category,
+    Confidence,
+    Event,
+    Hit,
+    MaskMark,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+)
 
 
 class MaskAppliedTwice(Rule):
@@ -73,7 +84,10 @@ class MaskAppliedTwice(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "mask-effect"
-    help = "mask in one place: let `forward` return raw logits, or build the distribution from logits that are masked already"
+    help = (
+        "mask in one place: let `forward` return raw logits, "
+        "or build the distribution from logits that are masked already"
+    )
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Masking of a value that another function has masked before."""
@@ -81,7 +95,11 @@ class MaskAppliedTwice(Rule):
             if "mask" not in event.other.roles:
                 continue
             # Two steps in one function are read at a glance, and often combine two different masks.
-            earlier = [mark for mark in event.target.masked if mark.function.node is not event.function.node and _same_mask(mark, event)]
+            earlier = [
+                mark
+                for mark in event.target.masked
+                if mark.function.node is not event.function.node and _same_mask(mark, event)
+            ]
             if not earlier or "logits" not in event.target.roles or not stack:
                 continue
             call = net.in_network(event, stack)
@@ -91,7 +109,10 @@ class MaskAppliedTwice(Rule):
                 f"`{call.name}` masks logits that are masked already: one needless copy per call",
                 module=call.module,
                 symbol=call.function.qualified,
-                notes=(Note(first.function.module, first.node, "masked first here"), Note(event.module, event.node, "and again here")),
+                notes=(
+                    Note(first.function.module, first.node, "masked first here"),
+                    Note(event.module, event.node, "and again here"),
+                ),
             )
 
     VALID = (
@@ -110,6 +131,19 @@ class MaskAppliedTwice(Rule):
                 logits = logits.masked_fill(~action_mask, -1e4)
                 return Categorical(logits=logits).sample()
         """,
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, obs, cooldown):
+                logits = self.action_head(obs)
+                return Categorical(logits=logits.masked_fill(cooldown > 0, -1e4)).sample()
+        """,
     )
     INVALID = (
         """
@@ -126,7 +160,8 @@ class MaskAppliedTwice(Rule):
                 self.heads = nn.ModuleDict({"a": nn.Linear(4, n)})
 
             def forward(self, obs, masks):
-                return {f"{name}_logits": head(obs).masked_fill(~masks[name], -1e4) for name, head in self.heads.items()}
+                out = {name: head(obs) for name, head in self.heads.items()}
+                return {f"{name}_logits": x.masked_fill(~masks[name], -1e4) for name, x in out.items()}
 
             def evaluate_actions(self, obs, masks, actions):
                 out = self.forward(obs, masks)
@@ -136,7 +171,7 @@ class MaskAppliedTwice(Rule):
     )
 
 
-
 def _same_mask(mark: MaskMark, event: Event) -> bool:
-    """Whether both maskings may use one mask: their masks came in through a common parameter, or it is unknown."""
-    return not mark.origins or not event.other.origins or bool(mark.origins & event.other.origins)
+    """Whether both maskings use masks that came in through a common parameter of the method that was called."""
+    common = mark.origins & event.other.origins
+    return any("/" not in origin and "@" not in origin for origin in common)

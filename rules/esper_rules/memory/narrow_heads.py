@@ -66,13 +66,18 @@ class NarrowHeads(Rule):
             for target in assign.targets
             if isinstance(target.target, cst.Name) and _halved(assign.value)
         }
-        narrow = [head for head in net.policy_heads if (inner := _inner_width(net, head.name)) and (inner in halves or inner.endswith("// 2"))]
+        narrow = [
+            head
+            for head in net.policy_heads
+            if (inner := _inner_width(net, head.name)) and (inner in halves or inner.endswith("// 2"))
+        ]
         if len(narrow) >= 2:
             where = next(iter(halves.values()), init.node.name)
             yield Praise(where, f"the {len(narrow)} heads are half as wide as what they read", symbol=init.qualified)
 
     VALID = (
-        Case("""
+        Case(
+            """
             from torch import nn
 
             class Policy(nn.Module):
@@ -80,7 +85,22 @@ class NarrowHeads(Rule):
                     super().__init__()
                     self.move_head = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 4))
                     self.tool_head = nn.Sequential(nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, 3))
-        """, praised=True),
+        """,
+            praised=True,
+        ),
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.move_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
+                self.tool_head = nn.Linear(width, 3)
+
+        class Greedy(Policy):
+            def act(self, obs):
+                return self.move_head(obs).argmax(-1), self.tool_head(obs).argmax(-1)
+        """,
     )
 
 
@@ -95,5 +115,9 @@ def _halved(node: cst.BaseExpression) -> bool:
 
 def _inner_width(net: NetworkClass, name: str) -> str:
     """The output size of a head's first Linear, as written, when another one follows."""
-    layers = [value for value in net.layers[name].elements() if value.kind == "layer" and isinstance(value.ref, tuple) and value.ref[0] == "torch.nn.Linear"]
+    layers = [
+        value
+        for value in net.layers[name].elements()
+        if value.kind == "layer" and isinstance(value.ref, tuple) and value.ref[0] == "torch.nn.Linear"
+    ]
     return net.size_of(layers[0]) if len(layers) >= 2 else ""

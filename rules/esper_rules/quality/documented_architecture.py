@@ -62,11 +62,14 @@ class DocumentedArchitecture(Rule):
             named = [name for name in net.layers if re.search(rf"\b{re.escape(name)}\b", docstring)]
             if re.search(r"->|→|=>", docstring) and len(named) >= 2:
                 node = net.model.node.name if own else next(iter(module.statements))
-                yield Praise(node, "the docstring draws the data flow through " + ", ".join(f"`{name}`" for name in named[:6]))
+                yield Praise(
+                    node, "the docstring draws the data flow through " + ", ".join(f"`{name}`" for name in named[:6])
+                )
                 return
 
     VALID = (
-        Case("""
+        Case(
+            """
             from torch import nn
 
             class Policy(nn.Module):
@@ -76,7 +79,9 @@ class DocumentedArchitecture(Rule):
                     super().__init__()
                     self.trunk = nn.Linear(8, 16)
                     self.action_head = nn.Linear(16, 4)
-        """, praised=True),
+        """,
+            praised=True,
+        ),
         """
         '''A policy with a trunk and an action_head.'''
 

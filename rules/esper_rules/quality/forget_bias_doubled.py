@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import libcst as cst
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     ForgetBiasWrite,
@@ -30,8 +31,8 @@ class ForgetBiasDoubled(Rule):
 
     ## Why it matters
     PyTorch keeps two biases, `bias_ih` and `bias_hh`, and adds them. Filling both with 1 gives a forget bias of 2: the
-    gate starts at 0.881 instead of 0.731 and the memory's half-life at 5.5 steps instead of 2.2. That may be wanted, but
-    then it should be written; reported settings of 1.0 are not comparable with it.
+    gate starts at 0.881 instead of 0.731 and the memory's half-life at 5.5 steps instead of 2.2. That may be wanted,
+    but then it should be written; reported settings of 1.0 are not comparable with it.
 
     ## Example
     ```python
@@ -91,7 +92,7 @@ class ForgetBiasDoubled(Rule):
             return
         single: dict[str, dict[str, ForgetBiasWrite]] = {}
         for write in forget_bias_writes(net, module):
-            if write.value == 0 or write.value is not None and abs(write.value) <= 0.5:
+            if write.value == 0 or (write.value is not None and abs(write.value) <= 0.5):
                 continue
             if write.bias == "both":
                 total = f"{2 * write.value:g}" if write.value is not None else "twice the value"
@@ -102,7 +103,11 @@ class ForgetBiasDoubled(Rule):
             if not {"ih", "hh"} <= writes.keys():
                 continue
             first, second = writes["ih"], writes["hh"]
-            total = f"{first.value + second.value:g}" if first.value is not None and second.value is not None else "the sum of both"
+            total = (
+                f"{first.value + second.value:g}"
+                if first.value is not None and second.value is not None
+                else "the sum of both"
+            )
             yield self._hit(second, module, total, (Note(module, first.node, "the other bias is written here"),))
 
     def _hit(self, write: ForgetBiasWrite, module: ModuleModel, total: str, notes: tuple[Note, ...]) -> Hit:
@@ -126,7 +131,10 @@ class ForgetBiasDoubled(Rule):
                             gains.setdefault(module.code(arg.value), call)
         if "0.01" in gains and len(gains) > 1:
             listed = ", ".join(sorted(gains))
-            yield Praise(gains["0.01"], f"orthogonal initialisation with a gain per role ({listed}): the policy starts near uniform")
+            yield Praise(
+                gains["0.01"],
+                f"orthogonal initialisation with a gain per role ({listed}): the policy starts near uniform",
+            )
 
     VALID = (
         """
@@ -166,6 +174,40 @@ class ForgetBiasDoubled(Rule):
                             continue
                         n = param.size(0)
                         param.data[n // 4 : n // 2].fill_(1.0)
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, size):
+                super().__init__()
+                self.core = nn.LSTMCell(8, size)
+                nn.init.constant_(self.core.bias_ih[size : 2 * size], 1.0)
+        """,
+        Case(
+            """
+            import math
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.trunk = nn.Linear(8, 64)
+                    self.action_head = nn.Linear(64, 4)
+                    nn.init.orthogonal_(self.trunk.weight, gain=math.sqrt(2))
+                    nn.init.orthogonal_(self.action_head.weight, gain=0.01)
+                    nn.init.zeros_(self.action_head.bias)
+            """,
+            praised=True,
+        ),
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.action_head = nn.Linear(8, 4)
+                nn.init.orthogonal_(self.action_head.weight, 0.01)
         """,
     )
     INVALID = (
@@ -212,4 +254,3 @@ class ForgetBiasDoubled(Rule):
                             p[h : h * 2] = 1  # <- ESP602
         """,
     )
-

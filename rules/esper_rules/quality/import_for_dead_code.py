@@ -7,7 +7,19 @@ from collections.abc import Iterable
 
 import libcst as cst
 
-from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Note, Rule, Severity, dead_regions, descendants, dotted
+from esper_audit.rulekit import (
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+    dead_regions,
+    descendants,
+    dotted,
+)
 
 
 class ImportForDeadCode(Rule):
@@ -67,7 +79,7 @@ class ImportForDeadCode(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Imports whose uses all lie in dead regions."""
         regions = list(dead_regions(net, module))
-        if not regions or "__all__" in module.index.constants and not module.index.imports:
+        if not regions or ("__all__" in module.index.constants and not module.index.imports):
             return
         inside = {node: region for region in regions for node in descendants(region) if isinstance(node, cst.Name)}
         strings = " ".join(node.value for node in module.walk.of(cst.SimpleString))
@@ -81,7 +93,13 @@ class ImportForDeadCode(Rule):
                 yield Hit(
                     alias,
                     f"`{name}` is imported for dead code only",
-                    notes=(Note(module, region.name if isinstance(region, cst.FunctionDef) else region, "the dead code that uses it"),),
+                    notes=(
+                        Note(
+                            module,
+                            region.name if isinstance(region, cst.FunctionDef) else region,
+                            "the dead code that uses it",
+                        ),
+                    ),
                 )
 
     VALID = (
@@ -117,22 +135,36 @@ class ImportForDeadCode(Rule):
             def forward(self, x):
                 return self.head(x)
         """,
+        """
+        import copy  # <- ESP601
+        from torch import nn
+
+        def _snapshot(policy):
+            return copy.deepcopy(policy)
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.head = nn.Linear(4, n)
+
+            def forward(self, x):
+                return self.head(x).detach().numpy().copy()
+        """,
     )
 
 
 def _aliases(module: ModuleModel) -> Iterable[tuple[cst.CSTNode, str]]:
     """The import aliases of the file with the names they bind."""
-    for node in (*module.walk.of(cst.Import), *module.walk.of(cst.ImportFrom)):
-        if not isinstance(node.names, cst.ImportStar):
-            for alias in node.names:
-                bound = dotted(alias.asname.name) if alias.asname else dotted(alias.name).split(".")[0]  # type: ignore[arg-type]
-                yield alias, bound
+    for alias in module.walk.of(cst.ImportAlias):
+        yield alias, alias.evaluated_alias or dotted(alias.name).partition(".")[0]
 
 
 def _is_no_use(module: ModuleModel, node: cst.Name) -> bool:
     """Whether a name is the import itself, the `name` of an `x.name`, or a keyword: no use of what was imported."""
     parent = module.walk.parents[node]
-    if isinstance(parent, cst.Attribute) and parent.attr is node or isinstance(parent, cst.Arg) and parent.keyword is node:
+    if (isinstance(parent, cst.Attribute) and parent.attr is node) or (
+        isinstance(parent, cst.Arg) and parent.keyword is node
+    ):
         return True
     while isinstance(parent, (cst.Attribute, cst.AsName)):
         parent = module.walk.parents[parent]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable
 
 from esper_audit.rulekit import Case, Category, Confidence, Hit, ModuleModel, NetworkClass, Praise, Rule, Severity
-
 
 _TEST = re.compile(rb"^\s*(?:async )?def test_", re.MULTILINE)
 
@@ -83,8 +83,12 @@ class UntestedNetwork(Rule):
         files = net.project.python_files
         if files is None or not net.is_policy or net.testing_files or net.project.is_test_code(module.path):
             return
+        if _is_script(module):
+            return  # importing it would start the training, so no test can
         if any(path.name.startswith("test_") for path in files) and not net.reached_by_tests():
-            yield Hit(net.model.node.name, f"no test of the project names {net.name}, its module or code that builds it")
+            yield Hit(
+                net.model.node.name, f"no test of the project names {net.name}, its module or code that builds it"
+            )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """Networks whose tests can be counted."""
@@ -95,12 +99,39 @@ class UntestedNetwork(Rule):
         if count:
             names = ", ".join(path.name for path in own[:3]) + (", ..." if len(own) > 3 else "")
             others = len(net.testing_files) - len(own)
-            more = f", and {others} more test file{'s' if others > 1 else ''} name{'s' if others == 1 else ''} it" if others else ""
-            yield Praise(net.model.node.name, f"{count} test{'s' if count > 1 else ''} in {names} cover the network{more}")
+            more = (
+                f", and {others} more test file{'s' if others > 1 else ''} name{'s' if others == 1 else ''} it"
+                if others
+                else ""
+            )
+            yield Praise(
+                net.model.node.name, f"{count} test{'s' if count > 1 else ''} in {names} cover the network{more}"
+            )
 
     VALID = (
-        Case({
-            "network.py": """
+        Case(
+            {
+                "network.py": """
+                from torch import nn
+                from torch.distributions import Categorical
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.action_head = nn.Linear(8, 4)
+
+                    def act(self, obs):
+                        return Categorical(logits=self.action_head(obs)).sample()
+
+                for seed in range(3):
+                    print(Policy())
+            """,
+                "test_other.py": "def test_nothing(): ...",
+            }
+        ),
+        Case(
+            {
+                "network.py": """
                 from torch import nn
                 from torch.distributions import Categorical
 
@@ -112,21 +143,23 @@ class UntestedNetwork(Rule):
                     def act(self, obs):
                         return Categorical(logits=self.action_head(obs)).sample()
             """,
-            "trainer.py": """
+                "trainer.py": """
                 from network import Policy
 
                 class Trainer:
                     policy = Policy()
             """,
-            "test_trainer.py": """
+                "test_trainer.py": """
                 from trainer import Trainer
 
                 def test_it_has_a_policy():
                     assert Trainer.policy
             """,
-        }),
-        Case({
-            "network.py": """
+            }
+        ),
+        Case(
+            {
+                "network.py": """
                 from torch import nn
                 from torch.distributions import Categorical
 
@@ -138,17 +171,41 @@ class UntestedNetwork(Rule):
                     def act(self, obs):
                         return Categorical(logits=self.action_head(obs)).sample()
             """,
-            "test_policy.py": """
+                "test_policy.py": """
                 from network import Policy
 
                 def test_it_is_built():
                     assert Policy()
             """,
-        }, praised=True),
+            },
+            praised=True,
+        ),
+        Case(
+            {
+                "network.py": """
+                from torch import nn
+                from torch.distributions import Categorical
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.action_head = nn.Linear(8, 4)
+
+                    def act(self, obs):
+                        return Categorical(logits=self.action_head(obs)).sample()
+                """,
+                "conftest.py": """
+                from network import Policy
+
+                POLICY = Policy()
+                """,
+            }
+        ),
     )
     INVALID = (
-        Case({
-            "network.py": """
+        Case(
+            {
+                "network.py": """
                 from torch import nn
                 from torch.distributions import Categorical
 
@@ -160,7 +217,16 @@ class UntestedNetwork(Rule):
                     def act(self, obs):
                         return Categorical(logits=self.action_head(obs)).sample()
             """,
-            "test_other.py": "def test_nothing(): ...",
-        }),
+                "test_other.py": "def test_nothing(): ...",
+            }
+        ),
     )
 
+
+def _is_script(module: ModuleModel) -> bool:
+    """Whether the file does something when it is imported, beside defining things."""
+    return any(
+        isinstance(node, (ast.For, ast.While, ast.With))
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+        for node in module.index.tree.body
+    )
