@@ -298,7 +298,9 @@ def _card(net: NetworkClass, display: Callable[[Path], str]) -> NetworkCard:
     index = net.project.index(net.module.path)
     assert index is not None  # the class came out of it
     cheap = index.classes[net.name]
-    lines = {node.name: node.lineno for node in cheap.node.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    lines = {
+        node.name: node.lineno for node in cheap.node.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
     methods = [
         MethodCard(name, net.roles[name], lines.get(name, cheap.line), tuple(p.name for p in function.params[1:]))
         for name, function in model.own_methods.items()

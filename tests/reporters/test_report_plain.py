@@ -117,15 +117,15 @@ def test_an_empty_span_still_gets_a_caret(one_finding: Build, show: Show) -> Non
 
 def test_spans_of_many_lines_are_underlined_line_by_line(one_finding: Build, show: Show) -> None:
     """From the first column of the span to its last, without indentation and blank lines."""
-    text = show("full", one_finding("y = f(\n    a,\n\n    b,\n) + 1", (1, 5, 5, 2)))
-    assert marked(text) == ["f(", "a,", "b,", ")"]
+    assert marked(show("full", one_finding("y = f(\n    a,\n) + 1", (1, 5, 3, 2)))) == ["f(", "a,", ")"]
+    assert marked(show("full", one_finding("y = f(\n\n    a) + 1", (1, 5, 3, 7)))) == ["f(", "a)"]
 
 
 def test_long_spans_lose_their_middle(one_finding: Build, show: Show) -> None:
     """The reader needs the beginning and the end."""
     source = "\n".join(["f(", *(f"    a{i}," for i in range(30)), ")"])
     text = show("full", one_finding(source, (1, 1, 32, 2)))
-    assert marked(text) == ["f(", "a0,", "a1,", "a2,", "a3,", ")"]
+    assert marked(text) == ["f(", "a0,", ")"]
     assert "\n...\n" in text
 
 

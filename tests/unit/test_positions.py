@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import libcst as cst
@@ -70,6 +71,13 @@ def told_by_libcst(tree: cst.Module, nodes: Iterable[cst.CSTNode]) -> dict[cst.C
     return {node: place(ranges[node]) for node in nodes}
 
 
+@cache
+def truth_about(path: Path) -> tuple[cst.Module, dict[cst.CSTNode, Place]]:
+    """The tree of a file and where libcst says that its nodes are, in source order; asked once, for it is slow."""
+    tree = cst.parse_module(path.read_text(encoding="utf-8"))
+    return tree, told_by_libcst(tree, wanted_of(tree))
+
+
 def test_there_is_a_node_of_every_kind() -> None:
     tree = cst.parse_module(TRICKY)
     assert {type(node) for node in wanted_of(tree)} == set(KINDS)
@@ -77,9 +85,8 @@ def test_there_is_a_node_of_every_kind() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_positions_are_those_of_libcst(path: Path) -> None:
-    tree = cst.parse_module(path.read_text(encoding="utf-8"))
-    nodes = wanted_of(tree)
-    assert positions([(1, tree)], nodes) == told_by_libcst(tree, nodes)
+    tree, known = truth_about(path)
+    assert positions([(1, tree)], known) == known
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
@@ -96,10 +103,9 @@ def test_a_file_cut_into_pieces_keeps_its_positions(path: Path) -> None:
     assert module is not None
     pieces = [(piece.first, piece.tree) for piece in module.pieces]
     cut = [node for _, tree in pieces for node in wanted_of(tree)]
-    whole = cst.parse_module(path.read_text(encoding="utf-8"))
-    uncut = wanted_of(whole)
-    found, known = positions(pieces, cut), told_by_libcst(whole, uncut)
-    assert [found[node] for node in cut] == [known[node] for node in uncut]
+    found = positions(pieces, cut)
+    _, known = truth_about(path)
+    assert [found[node] for node in cut] == list(known.values())
 
 
 TREE = cst.parse_module(TRICKY)

@@ -14,7 +14,7 @@ from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
-from esper_audit.semantics.values import MaskMark, Val
+from esper_audit.semantics.values import Made, MaskMark, Val
 
 __all__ = [
     "ACT",
@@ -35,6 +35,7 @@ __all__ = [
     "Function",
     "Head",
     "Hit",
+    "Made",
     "MaskMark",
     "MaskStep",
     "ModuleModel",

@@ -52,8 +52,9 @@ def _dead_attributes(net: NetworkClass) -> dict[str, Event]:
 
 
 def _stored_and_unread(net: NetworkClass) -> bool:
-    """Whether an attribute of the class's file is written once and never spelled again: a look at the bytes is enough
-    to leave most networks alone.
+    """Whether an attribute of the class's file is written once and never spelled again.
+
+    A look at the bytes is enough to leave most networks alone.
     """
     index = net.project.index(net.module.path)
     assert index is not None  # the class came out of it

@@ -24,8 +24,14 @@ from esper_audit.semantics.values import Val
 ALL_ROLES = (*role_names.METHOD_ROLES, role_names.OTHER)
 HOT_ROLES = (role_names.FORWARD, role_names.ACT, role_names.EVALUATE, role_names.VALUE_METHOD)
 _VALUE_HEAD = re.compile(r"value|critic|baseline|(^|_)vf?($|_)|v_head|q_?net|(^|_)q[12f]?($|_)")
+_NO_HEAD = re.compile(r"embed|encod|proj(ect|$|_)|input|feature|trunk|body|value_?stream_in")
+_SPREAD = re.compile(r"log_?std|sigma|scale|var(iance)?$|mean|(^|_)mu($|_)|loc$")
+_ACTOR_CLASS = re.compile(r"Actor|Policy|Agent|Pi(Net)?$")
+_VALUE_CLASS = re.compile(r"(^|[a-z_])Q([A-Z_]|$)|QNet|DQN|DQNet|Critic|Value|Quantile")
+_SIZED_LAYERS = ("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")
+_COLLECTIONS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
-_HALF_WORDS = (b"float16", b"half", b"autocast", b"GradScaler")
+_HALF_WORDS = frozenset({b"float16", b"half", b"GradScaler"})
 # Events that cannot occur where none of these texts does.
 _NEEDS = {"mask": (b"mask", b"avail", b"legal", b"valid"), "dist": (b"distributions",)}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
@@ -205,15 +211,14 @@ class NetworkClass:
         return _recurrent_parts(self.flow, self.interpreter, depth=0)
 
     def size_of(self, layer: Val) -> str:
-        """The output size of a layer's last Linear, as written in the source."""
+        """The output size of a layer's last Linear as written in the class itself; a helper's own names say nothing."""
         node = layer.ref[1] if isinstance(layer.ref, tuple) else None
         if layer.items:
-            for value in reversed(layer.elements()):
-                if value.kind == "layer" and (size := self.size_of(value)):
-                    return size
-            return ""
-        if not isinstance(node, cst.Call) or not str(layer.ref[0]).endswith(
-            ("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")
+            return next((size for part in reversed(_parts(layer)) if (size := self.size_of(part))), "")
+        if (
+            not isinstance(node, cst.Call)
+            or not str(layer.ref[0]).endswith(_SIZED_LAYERS)
+            or node not in self._own_calls
         ):
             return ""
         positional = [arg for arg in node.args if arg.keyword is None and not arg.star]
@@ -223,17 +228,34 @@ class NetworkClass:
         return self.module.code(positional[1].value) if len(positional) > 1 else ""
 
     @cached_property
+    def _own_calls(self) -> frozenset[cst.Call]:
+        """All calls in the classes of the lineage."""
+        return frozenset(call for model in self.model.lineage for call in find(model.node, cst.Call))
+
+    @cached_property
+    def _inner_layers(self) -> frozenset[str]:
+        """Layers whose output is seen to go into another layer of the class: those are no heads."""
+        inner: set[str] = set()
+        for _, event, _ in self.hot_events("call"):
+            if event.callee == "layer":
+                inner |= {origin[1:] for value in event.args for origin in value.origins if origin.startswith("@")}
+        return frozenset(inner)
+
+    @cached_property
     def heads(self) -> tuple[Head, ...]:
         """Output heads, in the order they are built."""
         found = []
         for name, layer in self.layers.items():
             size = self.size_of(layer)
-            if name in self.recurrent or not size:
+            named_head = name.endswith(("_head", "_heads"))
+            if name in self.recurrent or not size or (_NO_HEAD.search(name) and not named_head):
                 continue
             if _VALUE_HEAD.search(name) or size == "1":
                 found.append(Head(name, "value", size))
-            elif name.endswith(("_head", "_heads")) or _POLICY_HEAD.search(name):
+            elif named_head or _POLICY_HEAD.search(name):
                 found.append(Head(name, "policy", size))
+        if len(found) > 1:
+            found = [head for head in found if head.name not in self._inner_layers]
         return tuple(found)
 
     @property
@@ -256,23 +278,31 @@ class NetworkClass:
     def is_policy(self) -> bool:
         """Whether the class acts: a distribution, an act or evaluate method by its heads, or actor and critic parts."""
         names = set(self.roles.values())
-        if role_names.EVALUATE in names and role_names.ACT in names:
+        acts = role_names.ACT in names
+        if (role_names.EVALUATE in names and acts) or (self.policy_heads and acts):
             return True
-        if self.policy_heads and (role_names.ACT in names or any(head.role == "value" for head in self.heads)):
+        if self.policy_heads and (
+            _ACTOR_CLASS.search(self.simple_name) or any(head.role == "value" for head in self.heads)
+        ):
             return True
-        return any(True for _ in self.hot_events("dist"))
+        # A distribution alone may be one over latent states; it has to give an action.
+        if not any(True for _ in self.hot_events("dist")):
+            return False
+        return acts or any(leaves(frame.result, "action", "log_prob") for frame in self.frames(*HOT_ROLES))
 
     @cached_property
     def kind(self) -> str:
         """What the network is, in the field's words."""
         prefix = "recurrent " if self.recurrent else ""
-        policies = self.policy_heads
-        if len(policies) > 1:
+        policies = [head for head in self.policy_heads if not _SPREAD.search(head.name)]
+        several = any(self.layers[head.name].ref[0] in _COLLECTIONS for head in policies)
+        if len(policies) > 1 or several:
             prefix += "factored "
         has_value = any(head.role == "value" for head in self.heads)
         if self.is_policy:
             return prefix + ("actor-critic" if has_value else "policy")
-        return prefix + ("value network" if has_value and not policies else "module")
+        is_value = has_value or bool(_VALUE_CLASS.search(self.simple_name))
+        return prefix + ("value network" if is_value and not policies else "module")
 
     @cached_property
     def masks(self) -> tuple[str, ...]:
@@ -284,7 +314,7 @@ class NetworkClass:
                     found[origin] = None
         for function in self.with_role(*HOT_ROLES):
             for param in function.params:
-                if role_names.tensor_role(param.name) == "mask" and param.name != "masks":
+                if role_names.tensor_role(param.name) == "mask" and param.name not in ("mask", "masks", "memory_mask"):
                     found[param.name] = None
         order = [p.name for f in self.with_role(*HOT_ROLES) for p in f.params]
         return tuple(sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name)))
@@ -403,8 +433,12 @@ class NetworkClass:
 
     @cached_property
     def half_precision(self) -> bool:
-        """Whether the network's file or a caller speaks of float16 or autocast."""
-        return any(word in self.project.words(path) for path in self.caller_files for word in _HALF_WORDS)
+        """Whether the network's file or a caller speaks of float16, or of autocast without naming bfloat16."""
+        for path in self.caller_files:
+            words = self.project.words(path)
+            if words & _HALF_WORDS or (b"autocast" in words and b"bfloat16" not in words):
+                return True
+        return False
 
     @cached_property
     def testing_files(self) -> tuple[Path, ...] | None:
@@ -419,6 +453,19 @@ class NetworkClass:
                 continue
             words = self.project.words(path)
             if self.simple_name.encode() in words or (stem.encode() in words and self._imports_module(path)):
+                found.append(path)
+        return tuple(found)
+
+    @cached_property
+    def importing_tests(self) -> tuple[Path, ...]:
+        """The test files that import the class itself, at their top or inside a test."""
+        dotted = self.project.dotted_name(self.module.path).encode()
+        found = []
+        for path in self.testing_files or ():
+            symbol = self.project.lookup(path, self.simple_name)
+            inside = b"import " in self.project.source(path).data and dotted in self.project.source(path).data
+            named = self.simple_name.encode() in self.project.words(path)
+            if (symbol.path == self.module.path and symbol.name == self.name) or (named and inside):
                 found.append(path)
         return tuple(found)
 
@@ -501,15 +548,31 @@ class NetworkClass:
                     yield model
 
 
+def _parts(layer: Val) -> list[Val]:
+    """The layers inside a Sequential, ModuleList or ModuleDict, those of a list or dict argument included."""
+    found: list[Val] = []
+    for value in layer.elements():
+        if value.kind == "layer":
+            found.append(value)
+        elif value.kind in ("list", "tuple", "dict"):
+            found.extend(_parts(value))
+    return found
+
+
 def _recurrent_parts(flow: ClassFlow, interpreter: Interpreter, depth: int) -> dict[str, str]:
     found: dict[str, str] = {}
+    for model in flow.model.lineage:
+        for base in model.base_names:
+            name = model.module.qualify(base)
+            if name in facts.RECURRENT | facts.CELLS:
+                found["self"] = name
     for name, value in flow.attributes.items():
         if value.kind == "layer" and isinstance(value.ref, tuple) and value.ref[0] in facts.RECURRENT | facts.CELLS:
             found[name] = value.ref[0]
         elif value.kind == "instance" and "network" in value.tags and value.ref is not None and depth < 2:
-            model = interpreter.models.find_class(value.ref)
-            if model is not None and model is not flow.model:
-                part = interpreter.flow(model)
+            held = interpreter.models.find_class(value.ref)
+            if held is not None and held is not flow.model:
+                part = interpreter.flow(held)
                 part.build()
                 inner = _recurrent_parts(part, interpreter, depth + 1)
                 if inner:

@@ -73,7 +73,6 @@ class FileIndex:
         return frozenset(name for name in _SELF_STORE.findall(self.data) if times[name] == 1)
 
 
-
 def _dotted(node: ast.expr) -> str:
     parts: list[str] = []
     while isinstance(node, ast.Attribute):

@@ -123,3 +123,9 @@ def is_inverted_mask(name: str) -> bool:
         r"invalid_action_masks?$",
         name.lower(),  # True means *valid* in the projects that use this name
     )
+
+
+def named_kind(name: str) -> str:
+    """`device` or `dtype` where a name says that it holds one."""
+    last = name.lower().rsplit("_", 1)[-1]
+    return last if last in ("device", "dtype") else ""

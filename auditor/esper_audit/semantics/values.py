@@ -142,6 +142,13 @@ def join(left: Val, right: Val) -> Val:
         return max(
             (left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer)))
         )
+    if (
+        left.kind == right.kind == "ext"
+        and str(left.ref).startswith("torch.nn.")
+        and str(right.ref).startswith("torch.nn.")
+    ):
+        # `rnn_class = nn.GRU if cell == "gru" else nn.LSTM`
+        return max((left, right), key=lambda value: ("LSTM" in value.ref, "GRU" in value.ref))
     for known, other in ((left, right), (right, left)):
         if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
             # The container is still a possibility, but no rank of what it holds is certain any more.
@@ -221,3 +228,12 @@ def map_tensors(value: Val, change: Callable[[Val], Val]) -> Val:
     if value.items and value.kind in ("tuple", "list", "dict"):
         return value.but(items=tuple((key, map_tensors(item, change)) for key, item in value.items))
     return change(value)
+
+
+def constant_key(value: Val) -> float | str | None:
+    """The constant a tensor is filled with: a float, "finfo.min", or None."""
+    if "finfo_min" in value.tags:
+        return "finfo.min"
+    if isinstance(value.const, (int, float)) and not isinstance(value.const, bool):
+        return float(value.const)
+    return None

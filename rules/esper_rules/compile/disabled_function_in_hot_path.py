@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import libcst as cst
+
 from esper_audit.rulekit import (
     Case,
     Category,
@@ -130,15 +132,13 @@ class DisabledFunctionInHotPath(Rule):
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """A forward that returns a plain dict of tensors."""
         for frame in net.frames(FORWARD):
-            result = frame.result
-            if result.kind == "dict" and result.items and all(isinstance(key, str) for key, _ in result.items):
-                event = next((e for e in frame.events if e.kind == "return"), None)
-                if event is not None and event.module is module:
-                    yield Praise(
-                        event.node,
-                        "`forward` returns a plain dict with fixed keys, which torch.compile traces",
-                        symbol=frame.function.qualified,
-                    )
+            returns = [event for event in frame.events if event.kind == "return"]
+            if len(returns) == 1 and returns[0].module is module and _is_plain_dict(returns[0].node):
+                yield Praise(
+                    returns[0].node,
+                    "`forward` returns a plain dict with fixed keys, which torch.compile traces",
+                    symbol=frame.function.qualified,
+                )
 
     VALID = (
         """
@@ -259,4 +259,14 @@ class DisabledFunctionInHotPath(Rule):
                 validate(mask)  # <- ESP102
                 return self.action_head(x).masked_fill(~mask, -1e4)
         """,
+    )
+
+
+def _is_plain_dict(node: cst.CSTNode) -> bool:
+    """Whether a return statement gives a dict display whose keys are all literal strings."""
+    return (
+        isinstance(node, cst.Return)
+        and isinstance(node.value, cst.Dict)
+        and bool(node.value.elements)
+        and all(isinstance(e, cst.DictElement) and isinstance(e.key, cst.SimpleString) for e in node.value.elements)
     )

@@ -9,6 +9,7 @@ from esper_audit.rulekit import (
     Category,
     Confidence,
     Hit,
+    Made,
     ModuleModel,
     NetworkClass,
     Praise,
@@ -98,7 +99,7 @@ class HiddenWithoutDevice(Rule):
             return
         for frame in net.frames(INITIAL_STATE):
             made = [m for value in frame.result.flat() for m in value.made]
-            if made and all(m.device for m in made) and frame.function.module is module:
+            if made and all(_is_given_device(m) for m in made) and frame.function.module is module:
                 yield Praise(
                     frame.function.node.name,
                     "the initial hidden state is created on the device it is used on, not moved there afterwards",
@@ -158,3 +159,8 @@ class HiddenWithoutDevice(Rule):
                 return self.cell(x, h)
         """,
     )
+
+
+def _is_given_device(made: Made) -> bool:
+    """Whether the factory call itself names the device."""
+    return any(arg.keyword is not None and arg.keyword.value == "device" for arg in made.node.args)

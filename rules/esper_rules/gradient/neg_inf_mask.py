@@ -214,4 +214,17 @@ class NegInfMask(Rule):
                 p, logp = F.softmax(logits, -1), F.log_softmax(logits, -1)
                 return -(p * logp * mask).sum(-1)
         """,
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x, mask):
+                logits = self.action_head(x).where(mask, float("-inf"))  # <- ESP302
+                return Categorical(logits=logits).sample()
+        """,
     )

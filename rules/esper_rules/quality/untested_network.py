@@ -92,21 +92,17 @@ class UntestedNetwork(Rule):
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """Networks whose tests can be counted."""
-        if not net.is_policy or not net.testing_files:
+        if not net.is_policy or not net.importing_tests:
             return
-        own = [path for path in net.testing_files if module.path.stem in path.stem] or list(net.testing_files)
+        own = [path for path in net.importing_tests if module.path.stem in path.stem] or list(net.importing_tests)
         count = sum(len(_TEST.findall(net.project.source(path).data)) for path in own)
         if count:
             names = ", ".join(path.name for path in own[:3]) + (", ..." if len(own) > 3 else "")
-            others = len(net.testing_files) - len(own)
-            more = (
-                f", and {others} more test file{'s' if others > 1 else ''} name{'s' if others == 1 else ''} it"
-                if others
-                else ""
-            )
-            yield Praise(
-                net.model.node.name, f"{count} test{'s' if count > 1 else ''} in {names} cover the network{more}"
-            )
+            others = len(net.testing_files or ()) - len(own)
+            noun, verb = ("file", "names") if others == 1 else ("files", "name")
+            more = f"; {others} more test {noun} {verb} it" if others else ""
+            tests = f"{count} test{'s' if count > 1 else ''} in {names}"
+            yield Praise(net.model.node.name, f"{tests}, which import{'s' if len(own) == 1 else ''} the network{more}")
 
     VALID = (
         Case(

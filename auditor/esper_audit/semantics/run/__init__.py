@@ -1,0 +1,1 @@
+"""The abstract run of one function, layer by layer: names, tensors, calls, conditions, expressions, statements."""

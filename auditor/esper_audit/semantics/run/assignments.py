@@ -1,0 +1,133 @@
+"""What an assignment leaves: in variables, on self, in containers and in masked tensors."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.run.conditions import Conditions
+from esper_audit.semantics.run.containers import pattern_of
+from esper_audit.semantics.run.frames import ClassFlow, PlainObject
+from esper_audit.semantics.run.scope import GRADIENT_FREE
+from esper_audit.semantics.shapes import rank_in
+from esper_audit.semantics.values import (
+    NOTHING,
+    UNKNOWN,
+    Val,
+    join,
+    join_all,
+    sequence,
+    tensor,
+    with_role,
+)
+
+_MAX_PARTS = 200  # elements of a container, those of its containers included
+_MAX_TEXT = 2000
+
+
+class Assignments(Conditions):
+    """What an assignment leaves: in variables, on self, in containers and in masked tensors."""
+
+    def assign(self, target: cst.CSTNode, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
+        """Bind a target to a value: the name's role and a shape comment add to what is known."""
+        if (value.items is not None and not _is_small(value)) or (
+            isinstance(value.const, str) and len(value.const) > _MAX_TEXT
+        ):
+            value = Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins)
+        if isinstance(target, cst.Name):
+            name = target.value
+            role = role_names.tensor_role(name)
+            if role and not value.roles & {"logits", "mask", "hidden"} and value.kind in ("tensor", "unknown", "tuple"):
+                value = with_role(value, role)
+            if comment and value.is_tensorish and value.rank is None:
+                value = value.but(rank=rank_in(comment))
+            self.env[name] = value
+        elif isinstance(target, (cst.Tuple, cst.List)):
+            self.unpack(target, value, comment, statement)
+        elif isinstance(target, cst.Attribute):
+            self.assign_attribute(target, value, statement)
+        elif isinstance(target, cst.Subscript):
+            self.assign_item(target, value, statement)
+
+    def unpack(self, target: cst.Tuple | cst.List, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
+        """Bind the parts of a tuple target; `b, t, a = x.shape` also checks a rank."""
+        elements = target.elements
+        starred = any(isinstance(element, cst.StarredElement) for element in elements)
+        known = self.env.get(value.ref) if value.kind == "shape" and isinstance(value.ref, str) else None
+        if known is not None and statement is not None:
+            if starred:
+                self.record("size_check", statement, value=known)
+            elif known.is_tensorish:
+                # `b, t, a = x.shape` raises for any other rank
+                self.record("rank_check", statement, value=known)
+                self.env[value.ref] = known.but(rank=len(elements))
+        for position, element in enumerate(elements):
+            item = value.item(position) if not starred else None
+            if item is None and value.kind == "list":
+                item = value.item(None)  # all elements are alike: what `split` and comprehensions give
+            if item is None:
+                if value.kind in ("tuple", "unknown", "list") and "hidden" in value.roles:
+                    item = tensor(None, "hidden", origins=value.origins, tags=value.tags)
+                elif value.kind == "shape":
+                    item = Val("number")
+                else:
+                    item = Val("unknown", tags=value.tags & GRADIENT_FREE, origins=value.origins)
+            self.assign(element.value, item, comment if len(elements) == 1 else "", statement)
+
+    def assign_attribute(self, target: cst.Attribute, value: Val, statement: cst.CSTNode | None) -> None:
+        """Keep what is stored on self or on an object."""
+        owner = self.eval(target.value)
+        if owner.kind == "instance" and isinstance(owner.ref, ClassFlow):
+            name = target.attr.value
+            flow = owner.ref
+            flow.store(name, value)
+            self.record("store", statement or target, value=value, name=name, target=owner)
+        elif owner.kind == "instance" and isinstance(owner.ref, PlainObject):
+            owner.ref.attributes[target.attr.value] = value
+        elif owner.kind == "instance":
+            self.record("store", statement or target, value=value, name=target.attr.value, target=owner)
+
+    def assign_item(self, target: cst.Subscript, value: Val, statement: cst.CSTNode | None) -> None:
+        """Store under a subscript: a masked tensor, an entry of a container, or a container on self."""
+        container = self.eval(target.value)
+        keys = self.subscripts(target)
+        name = target.value.value if isinstance(target.value, cst.Name) else ""
+        mask = next((key for key in keys if "mask" in key.roles), None)
+        if container.kind in ("tensor", "unknown") and mask is not None:
+            masked = self.masking(statement or target, container, mask, value, "index assignment", additive=False)
+            if name:
+                self.env[name] = masked
+            elif isinstance(target.value, cst.Attribute):
+                self.assign_attribute(target.value, masked, None)
+            return
+        owner = self.eval(target.value.value) if isinstance(target.value, cst.Attribute) else UNKNOWN
+        if container.kind in ("dict", "list") and owner.kind == "instance" and isinstance(owner.ref, ClassFlow):
+            # An entry of a container on self is kept like an attribute of that name.
+            self.assign_attribute(target.value, Val(container.kind, items=((None, value),)), statement)  # type: ignore[arg-type]
+            return
+        if name and container.kind in ("dict", "list"):
+            key = keys[0].const if keys and keys[0].const is not NOTHING else pattern_of(keys[0]) if keys else None
+            items = dict(container.items or ())
+            items[key] = join(items[key], value) if key in items and key is None else value
+            self.env[name] = container.but(items=tuple(items.items()))
+
+    def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
+        """Bind the target of a loop to what one round may see."""
+        element = join_all(iterated.elements()) if iterated.items else UNKNOWN
+        if iterated.kind == "tensor":
+            element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
+        if iterated.kind == "pairs" and iterated.ref is not None:
+            element = sequence("tuple", list(iterated.ref))
+        self.assign(target, element, "", None)
+
+
+def _is_small(value: Val) -> bool:
+    """Whether a container holds a bounded number of things; what grows without end is not followed."""
+    seen = 0
+    stack = [value]
+    while stack:
+        seen += 1
+        if seen > _MAX_PARTS:
+            return False
+        stack.extend(stack.pop().elements())
+    return True

@@ -1,0 +1,113 @@
+"""Tuples, lists and dicts: what is in them, under known keys and under keys known at their ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import libcst as cst
+
+from esper_audit.semantics.run.scope import GRADIENT_FREE
+from esper_audit.semantics.run.tensors import Tensors
+from esper_audit.semantics.values import (
+    NONE,
+    NOTHING,
+    UNKNOWN,
+    Val,
+    constant,
+    join,
+    join_all,
+    tensor,
+    with_role,
+)
+
+
+class Containers(Tensors):
+    """Tuples, lists and dicts: what is in them, under known keys and under keys known at their ends."""
+
+    def subscripts(self, node: cst.Subscript) -> list[Val]:
+        """The values between the brackets; slices are a kind of their own."""
+        found = []
+        for element in node.slice:
+            if isinstance(element.slice, cst.Index):
+                found.append(self.eval(element.slice.value))
+            else:
+                found.append(Val("slice"))
+        return found
+
+    def lookup_item(self, container: Val, key: Val) -> Val:
+        """What a container may hold under a key."""
+        if (
+            container.kind == "dict"
+            and isinstance(container.ref, tuple)
+            and container.ref[0] == "each"
+            and not container.items
+        ):
+            role = next(iter(sorted(container.roles)), "")
+            item = with_role(tensor() if "tensors" in container.tags else UNKNOWN, role)
+            return item.but(origins=container.origins)
+        if key.const is not NOTHING:
+            found = container.item(key.const)
+            if found is None and isinstance(key.const, int) and key.const < 0 and container.items:
+                found = container.item(len(container.items) + key.const)
+            if found is None and container.items:
+                loose = [
+                    v
+                    for k, v in container.items
+                    if k is None or (isinstance(k, Pattern) and isinstance(key.const, str) and k.matches(key.const))
+                ]
+                found = join_all(loose) if loose else None
+            if found is not None:
+                return found
+            if container.items is not None and container.kind != "dict":
+                return UNKNOWN
+        pattern = pattern_of(key)
+        if container.items:
+            if isinstance(pattern, Pattern):
+                matching = [value for name, value in container.items if isinstance(name, str) and pattern.matches(name)]
+                if matching:
+                    return join_all(matching)
+            if key.const is NOTHING and key.kind != "slice":
+                return join_all([value for name, value in container.items])
+        if key.kind == "slice":
+            return container.but(items=None)
+        if container.roles and not container.items:
+            return Val("unknown", roles=container.roles, origins=container.origins, tags=container.tags & GRADIENT_FREE)
+        return UNKNOWN
+
+    def container_call(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...]) -> Val:
+        """Methods of dicts, lists and tuples."""
+        if name == "items":
+            element = join_all(owner.elements()) if owner.items else self.lookup_item(owner, Val("str"))
+            return Val("pairs", ref=(Val("str"), element))
+        if name == "values":
+            return Val("list", items=owner.items or ((None, self.lookup_item(owner, Val("str"))),))
+        if name == "keys":
+            return Val("list", items=tuple(enumerate(constant(k) for k, _ in owner.items or () if isinstance(k, str))))
+        if name in ("get", "pop", "__getitem__") and args:
+            found = self.lookup_item(owner, args[0])
+            return join(found, args[1]) if len(args) > 1 else found
+        func = node.func
+        if name == "append" and args and isinstance(func, cst.Attribute) and isinstance(func.value, cst.Name):
+            items = dict(owner.items or ())
+            items[len(items)] = args[0]
+            self.env[func.value.value] = owner.but(items=tuple(items.items()))
+            return NONE
+        return UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A string known at its ends only: `f"{head}_logits"`."""
+
+    prefix: str
+    suffix: str
+
+    def matches(self, text: str) -> bool:
+        """Whether a text begins and ends that way."""
+        return text.startswith(self.prefix) and text.endswith(self.suffix)
+
+
+def pattern_of(key: Val) -> Any:
+    """What is known of a string that is known at its ends only."""
+    return key.ref if isinstance(key.ref, Pattern) else None

@@ -1,0 +1,509 @@
+"""What each kind of expression may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import libcst as cst
+
+from esper_audit.semantics import roles as role_names
+from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.model import ClassModel
+from esper_audit.semantics.project import external_constant, fold
+from esper_audit.semantics.run.assignments import Assignments
+from esper_audit.semantics.run.containers import Pattern, pattern_of
+from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
+from esper_audit.semantics.run.tensors import CARRIED
+from esper_audit.semantics.tree import literal_number, literal_string
+from esper_audit.semantics.values import (
+    EMPTY,
+    NOTHING,
+    UNKNOWN,
+    Val,
+    constant,
+    constant_key,
+    join,
+    sequence,
+    tensor,
+    with_role,
+)
+
+
+class Expressions(Assignments):
+    """What each kind of expression may be."""
+
+    def eval(self, node: cst.BaseExpression) -> Val:
+        """What an expression may be."""
+        self.interpreter.budget -= 1
+        if self.interpreter.budget < 0:
+            return UNKNOWN
+        handler = _HANDLERS.get(type(node))
+        return handler(self, node) if handler else UNKNOWN
+
+    def attribute(self, node: cst.Attribute) -> Val:
+        """`x.name`."""
+        owner = self.eval(node.value)
+        return self.member(owner, node.attr.value, node)
+
+    def member(self, owner: Val, name: str, node: cst.CSTNode) -> Val:
+        """What `owner.name` may be."""
+        kind = owner.kind
+        if kind == "ext":
+            qualified = f"{owner.ref}.{name}"
+            if qualified in facts.DTYPE_NAMES:
+                return Val("dtype", const=facts.DTYPE_NAMES[qualified])
+            value = external_constant(qualified)
+            return constant(value) if value is not NotImplemented else Val("ext", ref=qualified)
+        if kind == "module":
+            return self.symbol(self.interpreter.models.project.lookup(owner.ref, name))
+        if kind == "finfo":
+            return Val("number", tags=frozenset({"finfo_min"})) if name == "min" else Val("number")
+        if kind == "instance":
+            return self.instance_member(owner, name)
+        if kind == "class":
+            return self.class_member(owner, name)
+        if kind == "dist":
+            return self.distribution_member(owner, name)
+        if name == "shape":
+            return Val(
+                "shape",
+                rank=owner.rank,
+                ref=node.value.value if isinstance(node, cst.Attribute) and isinstance(node.value, cst.Name) else None,
+            )
+        if named := role_names.named_kind(name):
+            return Val(named, ref="given")
+        if name in ("ndim", "is_cuda", "requires_grad", "itemsize"):
+            return Val("number")
+        if name in ("data", "mT", "T", "real"):
+            return owner if owner.kind == "tensor" else UNKNOWN
+        if kind == "layer":
+            return Val("unknown", tags=frozenset({"of_layer"}), ref=(owner.ref, name))
+        role = role_names.tensor_role(name)
+        return with_role(Val("unknown"), role) if role else UNKNOWN
+
+    def instance_member(self, owner: Val, name: str) -> Val:
+        """What an attribute of self, of an object or of another network may be."""
+        if isinstance(owner.ref, ClassFlow):
+            flow = owner.ref
+            function = flow.model.method(name)
+            if function is not None:
+                if "property" in function.decorators or "functools.cached_property" in function.decorators:
+                    return self.invoke(function, owner, (), {}, None)
+                return Val("bound", ref=(function, owner))
+            value = flow.attribute(name)
+            if value is not None and (value.kind != "unknown" or value.roles):
+                named = value.kind == "tensor" and not value.roles
+                return with_role(value, role_names.tensor_role(name)) if named else value
+            if kind := role_names.named_kind(name):
+                return Val(kind)
+            role = role_names.tensor_role(name)
+            return with_role(UNKNOWN, role) if role else UNKNOWN
+        if isinstance(owner.ref, PlainObject):
+            function = owner.ref.model.method(name)
+            if function is not None:
+                if "property" in function.decorators:
+                    return self.invoke(function, owner, (), {}, None)
+                return Val("bound", ref=(function, owner))
+            known = owner.ref.attributes.get(name)
+            if known is None:
+                known = self.field_default(owner.ref.model, name)
+            base = owner.ref.attributes.get(BASE)
+            return known if known is not None else self.distribution_member(base, name) if base is not None else UNKNOWN
+        model = class_of(owner, self.interpreter)
+        if model is not None:
+            function = model.method(name)
+            if function is not None:
+                return Val("bound", ref=(function, owner))
+            if model.is_network:
+                flow = self.interpreter.flow(model)
+                flow.build()
+                known = flow.attribute(name)
+                if known is not None:
+                    return known
+            default = self.field_default(model, name)
+            if default is not None:
+                return default
+        return UNKNOWN
+
+    def field_default(self, model: ClassModel, name: str) -> Val | None:
+        """The default of a dataclass field: what configuration objects hold unless somebody says otherwise."""
+        for ancestor in model.lineage:
+            if name in ancestor.constants and name in ancestor.annotated_fields:
+                return self.interpreter.constant_of(ancestor.module, ancestor.constants[name])
+        return None
+
+    def class_member(self, owner: Val, name: str) -> Val:
+        """A method or a constant that is reached through its class."""
+        model = self.interpreter.models.find_class(owner.ref)
+        if model is None:
+            return UNKNOWN
+        function = model.method(name)
+        if function is not None:
+            return Val("bound", ref=(function, None))
+        for ancestor in model.lineage:
+            if name in ancestor.constants:
+                return self.interpreter.constant_of(ancestor.module, ancestor.constants[name])
+        return UNKNOWN
+
+    def subscript(self, node: cst.Subscript) -> Val:
+        """`x[...]` on containers, shapes, layers and tensors."""
+        container = self.eval(node.value)
+        keys = self.subscripts(node)
+        if container.kind in ("tuple", "list", "dict") and len(keys) == 1:
+            return self.lookup_item(container, keys[0])
+        if container.kind == "layer" and isinstance(container.ref, tuple):
+            return container
+        if container.kind == "shape":
+            return Val("number")
+        if container.kind in ("tensor", "unknown"):
+            return self.index(container, node, keys)
+        return UNKNOWN
+
+    def index(self, value: Val, node: cst.Subscript, keys: list[Val]) -> Val:
+        """A tensor under its subscripts: what becomes of its rank."""
+        if value.kind == "unknown" and "of_layer" in value.tags:
+            return UNKNOWN
+        rank = value.rank
+        made = value.made
+        for element, key in zip(node.slice, keys, strict=True):
+            expression = element.slice.value if isinstance(element.slice, cst.Index) else None
+            if key.kind == "slice" or isinstance(expression, cst.Ellipsis):
+                continue
+            if key.kind == "none":
+                rank = rank + 1 if rank is not None else None
+                if value.origins and (
+                    "rank_guarded" in value.tags or ("rank_test" in self.contexts and "mask" in value.roles)
+                ):
+                    self.record("lift", node, value=value)
+            elif key.kind == "number":
+                rank = (
+                    rank - 1
+                    if (rank is not None and key.const is not NOTHING) or (rank is not None and key.kind == "number")
+                    else None
+                )
+            else:
+                rank, made = None, EMPTY
+        return value.but(rank=rank, made=made, tags=value.tags - {"rank_guarded"}, ref=None)
+
+    def binary_node(self, node: cst.BinaryOperation) -> Val:
+        """`left + right` and the like."""
+        left, right = self.eval(node.left), self.eval(node.right)
+        return self.binary(type(node.operator).__name__, left, right, node)
+
+    def binary(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val:
+        """What an operator makes of two values."""
+        if left.kind in ("number", "bool") and right.kind in ("number", "bool"):
+            value = fold(operator, left.const, right.const)
+            if value is not NotImplemented:
+                return constant(value)
+            return Val(
+                "number", tags=(left.tags | right.tags) & {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
+            )
+        if (
+            left.kind == "str"
+            or right.kind == "str"
+            or (left.kind in ("list", "tuple") and right.kind in ("list", "tuple", "number"))
+        ):
+            return self.sequence_binary(operator, left, right)
+        for side in (left, right):
+            if side.kind not in ("tensor", "unknown", "number", "bool"):
+                return UNKNOWN
+        if operator == "Multiply":
+            for ones, factor in ((left, right), (right, left)):
+                if "ones" in ones.tags and factor.kind == "number" and constant_key(factor) is not None:
+                    return ones.but(const=factor.const, tags=factor.tags & {"finfo_min"}, made=EMPTY)
+        bias = self.mask_arithmetic(operator, left, right)
+        if bias is not None:
+            return bias
+        if operator in ("Add", "Subtract"):
+            masked = self.additive(operator, left, right, node)
+            if masked is not None:
+                return masked
+        tags = (left.tags | right.tags) & CARRIED
+        if operator == "Multiply":
+            self.product(left, right, node)
+        if operator == "Divide":
+            self.record("divide", node, target=left, other=right)
+        if operator == "Subtract" and "lse" in right.tags:
+            tags = tags | {"logp"}
+        if operator == "Multiply" and (
+            "p_logp" in left.tags or "p_logp" in right.tags or {"p", "logp"} <= (left.tags | right.tags)
+        ):
+            tags = tags | {"p_logp"}
+        if "tensor" not in (left.kind, right.kind):
+            roles = (left.roles if right.kind == "number" else EMPTY) & {"logits"}
+            return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked))
+        keep = {"logits", "value", "log_prob"} if operator in ("Add", "Subtract", "Divide", "Multiply") else set()
+        tensors = [side for side in (left, right) if side.kind == "tensor"]
+        ranks = {side.rank for side in tensors}
+        rank = None if None in ranks or any(s.kind == "unknown" for s in (left, right)) else max(ranks)  # type: ignore[type-var]
+        roles = left.roles & keep if left.kind == "tensor" else right.roles & keep
+        if "entropy" in left.roles | right.roles:
+            roles = roles | {"entropy"}
+        return self.touched(tensor(rank, tags=tags, masked=left.masked | right.masked).but(roles=roles))
+
+    def sequence_binary(self, operator: str, left: Val, right: Val) -> Val:
+        """Operators on lists, tuples and strings."""
+        if (
+            operator == "Add"
+            and left.kind == right.kind
+            and left.items is not None
+            and right.items is not None
+            and left.kind in ("list", "tuple")
+        ):
+            return sequence(left.kind, [*left.elements(), *right.elements()])
+        if operator == "Multiply" and left.items is not None and isinstance(right.const, int) and right.const <= 4:
+            return sequence(left.kind, [*left.elements()] * right.const)
+        if operator == "Multiply" and left.items is not None:
+            return left.but(items=left.items)
+        if operator == "Add" and left.kind == "str" and right.kind == "str":
+            if isinstance(left.const, str) and isinstance(right.const, str):
+                return constant(left.const + right.const)
+            return Val(
+                "str",
+                ref=Pattern(
+                    left.const if isinstance(left.const, str) else "",
+                    right.const if isinstance(right.const, str) else "",
+                ),
+            )
+        return UNKNOWN
+
+    def mask_arithmetic(self, operator: str, left: Val, right: Val) -> Val | None:
+        """`1 - mask`, `mask - 1`, and their products with a large constant: the additive way to mask."""
+        if (
+            operator == "Subtract"
+            and "mask" in right.roles
+            and left.const in (1, 1.0, True)
+            and left.const is not NOTHING
+        ):
+            return right.but(tags=right.tags ^ {"negated"})
+        if operator == "Subtract" and "mask" in left.roles and right.const in (1, 1.0) and right.const is not NOTHING:
+            return left.but(tags=left.tags | {"minus_one"})
+        if operator == "Multiply":
+            for mask, factor in ((left, right), (right, left)):
+                if "mask" in mask.roles and factor.kind == "number":
+                    known = constant_key(factor)
+                    if known is None:
+                        return None
+                    if isinstance(known, float) and "minus_one" in mask.tags:
+                        known = -known
+                    if isinstance(known, str) or abs(known) >= 10:
+                        return mask.but(
+                            roles=frozenset({"mask_bias"}),
+                            const=NOTHING,
+                            ref=("bias", known),
+                            tags=mask.tags - {"negated", "minus_one"},
+                        )
+        return None
+
+    def additive(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val | None:
+        """Logits plus a bias that came out of a mask: the additive way to mask."""
+        for bias, target in ((right, left), (left, right)):
+            if "mask_bias" in bias.roles and isinstance(bias.ref, tuple) and target.is_tensorish:
+                known = bias.ref[1]
+                if operator == "Subtract" and isinstance(known, float):
+                    known = -known
+                value = constant(known) if known is not None else UNKNOWN
+                return self.masking(node, target, bias.but(roles=frozenset({"mask"})), value, "addition", additive=True)
+        return None
+
+    def product(self, left: Val, right: Val, node: cst.CSTNode) -> None:
+        """Record `p * log p` written by hand."""
+        both = left.tags | right.tags
+        if ("p" in left.tags and "logp" in right.tags) or ("logp" in left.tags and "p" in right.tags):
+            self.record("product", node, target=left, other=right, name="neg_inf" if "neg_inf" in both else "")
+
+    def unary(self, node: cst.UnaryOperation) -> Val:
+        """`-x`, `~x` and `not x`."""
+        value = self.eval(node.expression)
+        operator = node.operator
+        if isinstance(operator, cst.Minus):
+            if isinstance(value.const, (int, float)) and not isinstance(value.const, bool):
+                return constant(-value.const)
+            return self.touched(
+                value.but(
+                    made=EMPTY,
+                    tags=value.tags - {"finfo_min"} | ({"finfo_max"} if "finfo_min" in value.tags else set()),
+                )
+            )
+        if isinstance(operator, cst.BitInvert) and "mask" in value.roles:
+            return value.but(tags=value.tags ^ {"negated"})
+        if isinstance(operator, cst.Not):
+            return Val("bool")
+        return value.but(const=NOTHING, made=EMPTY)
+
+    def comparison(self, node: cst.Comparison) -> Val:
+        """A comparison: it may check a rank or a size, and turn a mask into booleans."""
+        for side in (node.left, *(target.comparator for target in node.comparisons)):
+            if not isinstance(side, (cst.Name, cst.Call, cst.Attribute, cst.Subscript)):
+                continue
+            subject, what = self.measured(side)
+            if subject is not None and subject.origins:
+                self.record(f"{what}_check", node, value=subject)
+        left = self.eval(node.left)
+        rights = [self.eval(target.comparator) for target in node.comparisons]
+        if len(rights) == 1 and left.is_tensorish and "mask" in left.roles and rights[0].kind in ("number", "bool"):
+            operator, bound = node.comparisons[0].operator, rights[0].const
+            negates = (
+                (isinstance(operator, cst.Equal) and bound in (0, 0.0, False))
+                or isinstance(operator, (cst.LessThan, cst.LessThanEqual))
+                or (isinstance(operator, cst.NotEqual) and bound in (1, True))
+            )
+            return left.but(dtype="bool", tags=left.tags ^ {"negated"} if negates else left.tags)
+        if "tensor" in (left.kind, *(r.kind for r in rights)):
+            return tensor(left.rank, dtype="bool")
+        return Val("bool")
+
+    def boolean(self, node: cst.BooleanOperation) -> Val:
+        """`and`, and `or`, which may be either side."""
+        left = self.eval(node.left)
+        right = self.eval(node.right)
+        return join(left, right) if isinstance(node.operator, cst.Or) else Val("bool")
+
+    def conditional(self, node: cst.IfExp) -> Val:
+        """`a if test else b`: one of them when the test is decided, else both joined."""
+        self.test(node.test)
+        known = self.decided(node.test)
+        if known is not None:
+            return self.eval(node.body if known else node.orelse)
+        before, contexts = self.env, self.contexts
+        self.env = dict(before)
+        self.refine(node.test, truth=True)
+        self.contexts = contexts | self.guards(node.test, truth=True)
+        then = self.eval(node.body)
+        self.env = dict(before)
+        self.refine(node.test, truth=False)
+        self.contexts = contexts | self.guards(node.test, truth=False)
+        other = self.eval(node.orelse)
+        self.env, self.contexts = before, contexts
+        return join(then, other)
+
+    def tuple_(self, node: cst.Tuple | cst.List) -> Val:
+        """A tuple or list display."""
+        kind = "tuple" if isinstance(node, cst.Tuple) else "list"
+        values: list[Val] = []
+        for element in node.elements:
+            value = self.eval(element.value)
+            if isinstance(element, cst.StarredElement):
+                if value.items is None or value.kind == "dict":
+                    return Val(kind)
+                values.extend(value.elements())
+            else:
+                values.append(value)
+        result = sequence(kind, values)
+        return (
+            result.but(roles=frozenset({"hidden"})) if values and all("hidden" in v.roles for v in values) else result
+        )
+
+    def dict_(self, node: cst.Dict) -> Val:
+        """A dict display."""
+        items: dict[Any, Val] = {}
+        for element in node.elements:
+            if isinstance(element, cst.DictElement):
+                key = self.eval(element.key)
+                items[key.const if key.const is not NOTHING else pattern_of(key)] = self.eval(element.value)
+            else:
+                items.update(dict(self.eval(element.value).items or ()))
+        return Val("dict", items=tuple(items.items()))
+
+    def comprehension(self, node: cst.ListComp | cst.GeneratorExp | cst.SetComp) -> Val:
+        """A comprehension as a list whose elements are alike."""
+        before = dict(self.env)
+        self.comp_for(node.for_in)
+        element = self.eval(node.elt)
+        count = self.literal_count(node.for_in)
+        self.env = before
+        return sequence("list", [element] * count) if count else Val("list", items=((None, element),))
+
+    def literal_count(self, node: cst.CompFor) -> int:
+        """How often `for _ in range(2)` runs; 0 when that is unknown or more than a few times."""
+        if (
+            isinstance(node.iter, cst.Call)
+            and isinstance(node.iter.func, cst.Name)
+            and node.iter.func.value == "range"
+            and len(node.iter.args) == 1
+        ):
+            value = self.eval(node.iter.args[0].value).const
+            if isinstance(value, int) and 0 < value <= 4:
+                return value
+        return 0
+
+    def dict_comprehension(self, node: cst.DictComp) -> Val:
+        """A dict comprehension: one entry stands for all."""
+        before = dict(self.env)
+        self.comp_for(node.for_in)
+        key, value = self.eval(node.key), self.eval(node.value)
+        self.env = before
+        return Val("dict", items=((pattern_of(key), value),))
+
+    def comp_for(self, node: cst.CompFor) -> None:
+        """Bind the targets of a comprehension and evaluate its conditions."""
+        self.bind_loop(node.target, self.eval(node.iter))
+        for condition in node.ifs:
+            self.test(condition.test)
+        if node.inner_for_in:
+            self.comp_for(node.inner_for_in)
+
+    def number(self, node: cst.Integer | cst.Float) -> Val:
+        """A number literal."""
+        return constant(literal_number(node))
+
+    def string(self, node: cst.SimpleString) -> Val:
+        """A string literal."""
+        value = literal_string(node)
+        return Val("str") if value is None else constant(value) if value != "finfo.min" else Val("str", const=value)
+
+    def formatted(self, node: cst.FormattedString) -> Val:
+        """An f-string: a constant, or known at its ends only."""
+        prefix, suffix, seen = "", "", False
+        for part in node.parts:
+            if isinstance(part, cst.FormattedStringText):
+                if seen:
+                    suffix += part.value
+                else:
+                    prefix += part.value
+            elif isinstance(part, cst.FormattedStringExpression):
+                value = self.eval(part.expression)
+                text = value.const if isinstance(value.const, str) else None
+                if text is not None and not seen:
+                    prefix += text
+                else:
+                    seen, suffix = True, ""
+        return Val("str", ref=Pattern(prefix, suffix)) if seen else constant(prefix)
+
+    def named(self, node: cst.NamedExpr) -> Val:
+        """`name := value`."""
+        value = self.eval(node.value)
+        self.assign(node.target, value, "", None)
+        return value
+
+    def await_(self, node: cst.Await) -> Val:
+        """`await x`."""
+        return self.eval(node.expression)
+
+
+_HANDLERS: dict[type, Callable[..., Val]] = {
+    cst.Name: Expressions.name,
+    cst.Attribute: Expressions.attribute,
+    cst.Call: Expressions.call,
+    cst.Subscript: Expressions.subscript,
+    cst.BinaryOperation: Expressions.binary_node,
+    cst.UnaryOperation: Expressions.unary,
+    cst.Comparison: Expressions.comparison,
+    cst.BooleanOperation: Expressions.boolean,
+    cst.IfExp: Expressions.conditional,
+    cst.Tuple: Expressions.tuple_,
+    cst.List: Expressions.tuple_,
+    cst.Dict: Expressions.dict_,
+    cst.ListComp: Expressions.comprehension,
+    cst.GeneratorExp: Expressions.comprehension,
+    cst.SetComp: Expressions.comprehension,
+    cst.DictComp: Expressions.dict_comprehension,
+    cst.Integer: Expressions.number,
+    cst.Float: Expressions.number,
+    cst.SimpleString: Expressions.string,
+    cst.FormattedString: Expressions.formatted,
+    cst.NamedExpr: Expressions.named,
+    cst.Await: Expressions.await_,
+}

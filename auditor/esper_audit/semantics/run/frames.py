@@ -1,0 +1,152 @@
+"""What a run leaves behind: events, the frame of each call, and the attributes of a class after construction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import libcst as cst
+
+from esper_audit.semantics.model import ClassModel, Function, ModuleModel
+from esper_audit.semantics.values import (
+    UNKNOWN,
+    Val,
+    join,
+)
+
+if TYPE_CHECKING:
+    from esper_audit.semantics.flow import Interpreter
+
+BASE = "<distribution>"  # where an object keeps the torch distribution that it is
+
+
+@dataclass(slots=True)
+class Event:
+    """Something a rule may ask about.
+
+    `kind` is call, mask, dist, return, lift, rank_check, size_check, product, divide, store or unreachable.
+    """
+
+    kind: str
+    node: cst.CSTNode
+    function: Function
+    contexts: frozenset[str]
+    value: Val = UNKNOWN
+    target: Val = UNKNOWN
+    other: Val = UNKNOWN
+    name: str = ""
+    args: tuple[Val, ...] = ()
+    kwargs: dict[str, Val] = field(default_factory=dict)
+    callee: Any = None
+    frame: Frame | None = None
+
+    @property
+    def module(self) -> ModuleModel:
+        """The file the event's node stands in."""
+        return self.function.module
+
+
+@dataclass(slots=True)
+class Frame:
+    """One abstract call: its function, parameters as bound, events in order, and what it returned."""
+
+    function: Function
+    params: dict[str, Val]
+    events: list[Event] = field(default_factory=list)
+    result: Val = UNKNOWN
+
+    def walk(
+        self, stack: tuple[Event, ...] = (), _seen: set[int] | None = None
+    ) -> Iterator[tuple[Event, tuple[Event, ...]]]:
+        """All events below this call with the calls that led there; each called frame is entered once."""
+        seen = _seen if _seen is not None else {id(self)}
+        for event in self.events:
+            yield event, stack
+            if event.frame is not None and id(event.frame) not in seen:
+                seen.add(id(event.frame))
+                yield from event.frame.walk((*stack, event), seen)
+
+
+class ClassFlow:
+    """The runs of one class: its attributes after construction, and a frame per method."""
+
+    def __init__(self, model: ClassModel, interpreter: Interpreter) -> None:
+        self.model = model
+        self.interpreter = interpreter
+        self.attributes: dict[str, Val] = {}  # what the constructor leaves; frozen once it has run
+        self.run_attributes: dict[str, Val] = {}  # what the running entry method has set so far
+        self.init_frame: Frame | None = None
+        self._frames: dict[str, Frame] = {}
+        self._building = False
+
+    @property
+    def self_value(self) -> Val:
+        """`self`, as methods see it."""
+        return Val("instance", ref=self)
+
+    def build(self) -> None:
+        """Run the constructor once, so that methods know the attributes."""
+        if self.init_frame is not None or self._building:
+            return
+        self._building = True
+        init = self.model.method("__init__") or self.model.method("setup") or self.model.method("__post_init__")
+        if init is not None:
+            self.init_frame = self.interpreter.run(init, self)
+        self._building = False
+
+    def frame(self, name: str) -> Frame | None:
+        """The run of a method with its parameters as declared."""
+        self.build()
+        if name not in self._frames:
+            function = self.model.method(name)
+            if function is None:
+                return None
+            self._frames[name] = self.interpreter.run(function, self)
+        return self._frames[name]
+
+    def store(self, name: str, value: Val) -> None:
+        """Take note of an assignment to `self.name`."""
+        if self._building:
+            self.attributes[name] = join(self.attributes[name], value) if name in self.attributes else value
+        else:
+            before = self.run_attributes.get(name)
+            self.run_attributes[name] = value if before is None else join(before, value)
+            self.interpreter.touched_flows[id(self)] = self
+
+    def attribute(self, name: str) -> Val | None:
+        """What `self.name` may be, class-level constants included; None when nothing is known.
+
+        What other methods set counts only inside the run that set it: whether they ran before is unknown, and facts
+        must not depend on the order in which rules ask for them.
+        """
+        value = self.run_attributes.get(name)
+        if value is None:
+            value = self.attributes.get(name)
+        if value is not None:
+            return value
+        for model in self.model.lineage:
+            expression = model.constants.get(name)
+            if expression is not None:
+                return self.interpreter.constant_of(model.module, expression)
+        return None
+
+
+class PlainObject:
+    """An instance of a plain project class (a distribution, a config) with the attributes its constructor set."""
+
+    __slots__ = ("attributes", "model")
+
+    def __init__(self, model: ClassModel, attributes: dict[str, Val]) -> None:
+        self.model = model
+        self.attributes = attributes
+
+
+def class_of(value: Val, interpreter: Interpreter) -> ClassModel | None:
+    """The project class of an instance."""
+    ref = value.ref
+    if isinstance(ref, (ClassFlow, PlainObject)):
+        return ref.model
+    if ref is None or isinstance(ref, tuple):
+        return None
+    return interpreter.models.find_class(ref)

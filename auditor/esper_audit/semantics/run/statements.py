@@ -1,0 +1,208 @@
+"""Statements in their order: blocks, branches that are joined, loops that are run once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libcst as cst
+
+from esper_audit.semantics.model import Function
+from esper_audit.semantics.run.expressions import Expressions
+from esper_audit.semantics.run.scope import entered
+from esper_audit.semantics.tree import dotted
+from esper_audit.semantics.values import (
+    NONE,
+    Val,
+    join,
+)
+
+
+class Execution(Expressions):
+    """One running function: the whole of it, statements and all."""
+
+    def block(self, body: Any) -> bool:
+        """Run statements; True when control does not leave at the end (return, raise, break, continue)."""
+        for position, statement in enumerate(body):
+            if isinstance(statement, cst.SimpleStatementLine):
+                comment = statement.trailing_whitespace.comment
+                text = comment.value if comment else ""
+                left = True in [self.small(small, text) for small in statement.body]  # every one of them is run
+            else:
+                left = self.compound(statement)
+            if left:
+                for unreachable in body[position + 1 :]:
+                    self.record("unreachable", unreachable)
+                return True
+        return False
+
+    def small(self, node: cst.CSTNode, comment: str) -> bool:
+        """Run a simple statement; True when control leaves."""
+        if isinstance(node, cst.Assign):
+            value = self.eval(node.value)
+            for target in node.targets:
+                self.assign(target.target, value, comment, node)
+        elif isinstance(node, cst.AnnAssign):
+            if node.value is not None:
+                self.assign(node.target, self.eval(node.value), comment, node)
+        elif isinstance(node, cst.AugAssign):
+            self.augmented(node)
+        elif isinstance(node, cst.Expr):
+            self.eval(node.value)
+        elif isinstance(node, cst.Return):
+            value = self.eval(node.value) if node.value is not None else NONE
+            self.returned.append(value)
+            self.record("return", node, value=value)
+            return True
+        elif isinstance(node, cst.Raise):
+            if node.exc is not None:
+                self.eval(node.exc)
+            return True
+        elif isinstance(node, (cst.Break, cst.Continue)):
+            return True
+        elif isinstance(node, cst.Assert):
+            self.test(node.test)
+            self.refine(node.test, truth=True)
+        elif isinstance(node, cst.ImportFrom) and self.function.node is not None:
+            self.local_import(node)
+        elif isinstance(node, cst.Import) and self.function.node is not None:
+            for alias in node.names:
+                name = dotted(alias.name)
+                if alias.evaluated_alias is not None:
+                    self.local_imports[alias.evaluated_alias] = name
+                else:
+                    head = name.partition(".")[0]
+                    self.local_imports[head] = head
+        return False
+
+    def local_import(self, node: cst.ImportFrom) -> None:
+        """Take note of an import inside a function."""
+        if isinstance(node.names, cst.ImportStar):
+            return
+        base = dotted(node.module) if node.module else ""
+        if node.relative:
+            base = self.interpreter.models.project.absolute_import(self.module.path, len(node.relative), base)
+        for alias in node.names:
+            name = dotted(alias.name)
+            self.local_imports[alias.evaluated_alias or name] = f"{base}.{name}"
+
+    def compound(self, node: cst.CSTNode) -> bool:
+        """Run a compound statement; True when control leaves."""
+        if isinstance(node, cst.If):
+            return self.branch(node)
+        if isinstance(node, cst.For):
+            iterated = self.eval(node.iter)
+            self.bind_loop(node.target, iterated)
+            self.loop(node.body.body)
+            if node.orelse:
+                self.block(node.orelse.body.body)
+            return False
+        if isinstance(node, cst.While):
+            self.test(node.test)
+            before = dict(self.env)
+            self.refine(node.test, truth=True)
+            self.guarded(node.test, node.body.body, truth=True)
+            self.env = _merge(before, self.env)
+            return False
+        if isinstance(node, cst.With):
+            return self.with_(node)
+        if isinstance(node, cst.Try):
+            self.block(node.body.body)
+            after = dict(self.env)
+            for handler in node.handlers:
+                self.env = dict(after)
+                self.block(handler.body.body)
+            self.env = after
+            if node.orelse:
+                self.block(node.orelse.body.body)
+            if node.finalbody:
+                self.block(node.finalbody.body.body)
+            return False
+        if isinstance(node, cst.FunctionDef):
+            self.env[node.name.value] = Val("func", ref=Function(self.module, node))
+            return False
+        if isinstance(node, cst.Match):
+            self.eval(node.subject)
+            before = dict(self.env)
+            merged: dict[str, Val] | None = None
+            for case in node.cases:
+                self.env = dict(before)
+                if not self.block(case.body.body):
+                    merged = self.env if merged is None else _merge(merged, self.env)
+            self.env = _merge(before, merged) if merged is not None else before
+            return False
+        return False
+
+    def loop(self, body: Any) -> None:
+        """Run the body of a loop once; that it may not run at all is joined in."""
+        before = dict(self.env)
+        self.block(body)
+        self.env = _merge(before, self.env)
+
+    def branch(self, node: cst.If) -> bool:
+        """Run an `if`: the decided branch alone, else both, joined."""
+        self.test(node.test)
+        known = self.decided(node.test)
+        if known is not None:
+            self.refine(node.test, truth=known)
+            if known:
+                return self.guarded(node.test, node.body.body, truth=True)
+            if isinstance(node.orelse, cst.If):
+                return self.branch(node.orelse)
+            return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False
+        before = self.env
+        self.env = dict(before)
+        self.refine(node.test, truth=True)
+        then_left = self.guarded(node.test, node.body.body, truth=True)
+        then_env = self.env
+        self.env = dict(before)
+        self.refine(node.test, truth=False)
+        else_left = False
+        if isinstance(node.orelse, cst.If):
+            else_left = self.branch(node.orelse)
+        elif node.orelse is not None:
+            else_left = self.guarded(node.test, node.orelse.body.body, truth=False)
+        if then_left and else_left:
+            return True
+        if then_left:
+            return False
+        self.env = then_env if else_left else _merge(then_env, self.env)
+        return False
+
+    def guarded(self, test: cst.BaseExpression, body: Any, *, truth: bool) -> bool:
+        """Run a branch under what its test says of the surroundings: a test of a rank, or of compilation."""
+        before = self.contexts
+        self.contexts = before | self.guards(test, truth=truth)
+        left = self.block(body)
+        self.contexts = before
+        return left
+
+    def with_(self, node: cst.With) -> bool:
+        """Run a `with` under the contexts that it enters."""
+        before = self.contexts
+        for item in node.items:
+            value = self.eval(item.item)
+            self.contexts = entered(self.contexts, self.qualify, item.item)
+            if item.asname is not None:
+                self.assign(item.asname.name, value, "", None)
+        left = self.block(node.body.body)
+        self.contexts = before
+        return left
+
+    def augmented(self, node: cst.AugAssign) -> None:
+        """`x += y` as `x = x + y`."""
+        assert isinstance(node.target, cst.BaseExpression)
+        current = self.eval(node.target)
+        value = self.eval(node.value)
+        operator = type(node.operator).__name__.removesuffix("Assign")
+        self.assign(node.target, self.binary(operator, current, value, node), "", node)
+
+
+def _merge(left: dict[str, Val], right: dict[str, Val]) -> dict[str, Val]:
+    merged = dict(left)
+    for name, value in right.items():
+        other = merged.get(name)
+        if other is None:
+            merged[name] = value
+        elif other is not value:
+            merged[name] = join(other, value)
+    return merged

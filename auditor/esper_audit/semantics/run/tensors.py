@@ -1,0 +1,312 @@
+"""What methods and functions of tensors give: ranks, roles, masking."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
+from esper_audit.semantics.tree import dotted
+from esper_audit.semantics.values import (
+    EMPTY,
+    NOTHING,
+    UNKNOWN,
+    Made,
+    MaskMark,
+    Val,
+    constant,
+    constant_key,
+    join,
+    sequence,
+    tensor,
+)
+
+_HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
+_DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
+CARRIED = frozenset({"neg_inf"})  # what an operation hands on from its inputs
+
+
+class Tensors(Scope):
+    """What methods and functions of tensors give: ranks, roles, masking."""
+
+    def tensor_method(
+        self,
+        node: cst.Call,
+        value: Val,
+        name: str,
+        args: tuple[Val, ...],
+        kwargs: dict[str, Val],
+    ) -> Val:
+        """A method of a tensor, or the function of torch of the same name."""
+        if value.kind not in ("tensor", "unknown"):
+            return UNKNOWN
+        if "of_layer" in value.tags:
+            return UNKNOWN
+        if name in ("masked_fill", "masked_fill_"):
+            return self.masked_fill(node, value, args, kwargs)
+        if name in ("to", "type", "type_as"):
+            return self.moved(value, name, args, kwargs)
+        if name in facts.DTYPE_METHODS:
+            made = frozenset(Made(m.node, m.module, m.function, True, m.device) for m in value.made)
+            return value.but(dtype=facts.DTYPE_METHODS[name], made=made)
+        if name in ("cuda", "cpu"):
+            return value.but(made=frozenset(Made(m.node, m.module, m.function, m.dtype, True) for m in value.made))
+        if name in facts.NEW_FACTORIES:
+            return tensor(self.size_rank(args, kwargs.get("size")))
+        if name == "clone" and "inference_mode" not in self.contexts:
+            return value.but(tags=value.tags - GRADIENT_FREE)
+        if name in (
+            "unsqueeze",
+            "squeeze",
+            "reshape",
+            "view",
+            "flatten",
+            "expand",
+            "repeat",
+            "transpose",
+            "permute",
+            "view_as",
+            "reshape_as",
+            "expand_as",
+            "t",
+            "broadcast_to",
+            "unflatten",
+            "tile",
+        ):
+            return self.reshaped(node, value, name, args, kwargs)
+        if name in ("dim", "ndimension", "item", "numel"):
+            return Val("number", ref=("measure", value, "rank") if name in ("dim", "ndimension") else None)
+        if name == "size":
+            return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
+        return self.computed(node, value, name, args, kwargs)
+
+    def masking(self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, additive: bool) -> Val:
+        """A tensor with some entries replaced: record it and let the value remember."""
+        known = constant_key(fill)
+        result = target.but(kind="tensor", made=EMPTY, const=NOTHING, ref=None)
+        if "zeros" in target.tags and known is not None and known != 0 and not target.roles & {"logits"}:
+            # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
+            return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
+        mark = MaskMark(node, self.function, known, additive, mask.origins, self.interpreter.order_of(node))
+        event_value = result.but(
+            masked=target.masked | {mark}, tags=target.tags | ({"neg_inf"} if known == float("-inf") else EMPTY)
+        )
+        self.record("mask", node, target=target, other=mask, value=fill, name=spelling)
+        return event_value
+
+    def where(self, node: cst.Call, args: tuple[Val, ...]) -> Val:
+        """`torch.where`: masking, a bias made from a mask, or either of two values."""
+        if len(args) < 3:
+            return UNKNOWN
+        condition, chosen, other = args[:3]
+        if "mask" in condition.roles:
+            for logits, fill in ((chosen, other), (other, chosen)):
+                if constant_key(fill) is not None and logits.is_tensorish and constant_key(logits) is None:
+                    return self.masking(node, logits, condition, fill, "torch.where", additive=False)
+            for zero, fill in ((chosen, other), (other, chosen)):
+                known = constant_key(fill)
+                if zero.const in (0, 0.0) and zero.const is not NOTHING and known is not None and known != 0:
+                    return condition.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
+        for side in (chosen, other):
+            if side.masked:
+                return side.but(made=EMPTY)
+        result = (
+            join(chosen, other)
+            if chosen.kind == other.kind == "tensor"
+            else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
+        )
+        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"})
+
+    def masked_fill(self, node: cst.Call, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """`masked_fill` and its in-place form."""
+        mask = args[0] if args else kwargs.get("mask", UNKNOWN)
+        fill = args[1] if len(args) > 1 else kwargs.get("value", UNKNOWN)
+        result = self.masking(node, value, mask, fill, "masked_fill", additive=False)
+        func = node.func
+        if isinstance(func, cst.Attribute) and func.attr.value.endswith("_") and isinstance(func.value, cst.Name):
+            self.env[func.value.value] = result
+        return result
+
+    def moved(self, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """`.to(...)`, `.type(...)`, `.type_as(...)`: what of dtype and device is settled now."""
+        given = (*args, *kwargs.values())
+        dtype = name in ("type", "type_as") or "dtype" in kwargs or any(a.kind == "dtype" for a in args)
+        device = name == "type_as" or "device" in kwargs or any(a.kind in _DEVICES for a in args)
+        if name == "to" and any(a.kind not in (*_DEVICES, "dtype", "bool") for a in args):
+            dtype = device = True  # another tensor, or something that may be one: then nothing may be claimed
+        literal = next((a.const for a in given if a.kind == "dtype" and isinstance(a.const, str)), None)
+        made = frozenset(Made(m.node, m.module, m.function, m.dtype or dtype, m.device or device) for m in value.made)
+        return value.but(made=made, dtype=literal or (None if dtype else value.dtype))
+
+    def size_rank(self, sizes: tuple[Val, ...], keyword: Val | None) -> int | None:
+        """The rank that size arguments give."""
+        if keyword is not None:
+            return (
+                len(keyword.items) if keyword.items is not None else keyword.rank if keyword.kind == "shape" else None
+            )
+        if len(sizes) == 1 and sizes[0].kind in ("tuple", "list"):
+            return len(sizes[0].items) if sizes[0].items is not None else None
+        if len(sizes) == 1 and sizes[0].kind == "shape":
+            return sizes[0].rank
+        if any(size.kind in ("starred", "tuple", "list", "shape", "tensor") for size in sizes):
+            return None
+        if len(sizes) == 1 and sizes[0].kind == "unknown":
+            return None  # one unknown argument may be a whole size
+        return len(sizes) if sizes else None
+
+    def reshaped(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """Methods that change the shape: the new rank, and whether a mask was lifted or checked."""
+        rank = value.rank
+        if name == "unsqueeze":
+            rank = rank + 1 if rank is not None else None
+        elif name == "squeeze":
+            rank = rank - 1 if rank is not None and (args or kwargs) else None
+        elif name in ("reshape", "view", "expand", "repeat", "tile"):
+            rank = self.size_rank(args, kwargs.get("shape", kwargs.get("size")))
+        elif name == "flatten":
+            rank = self.flattened(rank, args, kwargs)
+        elif name in ("view_as", "reshape_as", "expand_as"):
+            rank = args[0].rank if args else None
+        elif name in ("broadcast_to", "unflatten"):
+            rank = None
+        if (
+            name in ("unsqueeze", "reshape", "view", "view_as", "expand_as", "reshape_as")
+            and value.origins
+            and ("rank_guarded" in value.tags or ("rank_test" in self.contexts and "mask" in value.roles))
+        ):
+            self.record("lift", node, value=value)
+        if name in ("view_as", "expand_as", "reshape_as", "broadcast_to") and value.origins:
+            self.record("rank_check", node, value=value)
+        own_sizes = [arg for arg in node.args if isinstance(arg.value, cst.Attribute)]
+        if (
+            name in ("reshape", "view")
+            and value.origins
+            and "mask" in value.roles
+            and any(dotted(arg.value).startswith("self.") for arg in own_sizes)
+        ):
+            self.record("size_check", node, value=value)
+        if name in ("reshape", "view") and value.origins and len(args) == 1 and args[0].kind == "shape":
+            self.record("rank_check", node, value=value)
+        return value.but(
+            rank=rank, tags=value.tags - {"rank_guarded"}, kind="tensor" if value.kind == "tensor" else "unknown"
+        )
+
+    def flattened(self, rank: int | None, args: tuple[Val, ...], kwargs: dict[str, Val]) -> int | None:
+        """The rank after `flatten`."""
+        start = (args[0] if args else kwargs.get("start_dim", constant(0))).const
+        end = (args[1] if len(args) > 1 else kwargs.get("end_dim", constant(-1))).const
+        if start == 0 and end == -1:
+            return 1
+        if rank is None or not isinstance(start, int) or not isinstance(end, int):
+            return start + 1 if isinstance(start, int) and start >= 0 and end == -1 else None
+        start, end = start % rank, end % rank
+        return rank - (end - start)
+
+    def computed(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """Methods that compute: what becomes of roles, tags and rank."""
+        keep = value.tags & CARRIED
+        if name == "where" and len(args) >= 2:
+            return self.where(node, (args[0], value, args[1]))
+        if name == "softmax":
+            return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
+        if name == "log_softmax":
+            return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
+        if name == "logsumexp":
+            return tensor(value.rank, tags=keep | {"lse"})
+        if name in ("log", "log_"):
+            if "mask" in value.roles:
+                return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf")), tags=EMPTY)
+            tags = (
+                keep
+                | ({"logp"} if "p" in value.tags else EMPTY)
+                | ({"log_of_count"} if "count" in value.tags else EMPTY)
+            )
+            return tensor(value.rank, dtype=value.dtype, tags=tags)
+        if name == "exp":
+            return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
+        if name in ("clamp", "clip", "clamp_min", "clamp_"):
+            return self.clamped(value, args, kwargs)
+        if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
+            return value.but(tags=value.tags ^ {"negated"})
+        if name in ("add", "sub", "mul", "div", "true_divide", "add_", "mul_"):
+            operator = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "div": "Divide", "true_divide": "Divide"}[
+                name.rstrip("_")
+            ]
+            return self.binary(operator, value, args[0] if args else UNKNOWN, node)
+        if name in ("eq", "ne", "lt", "le", "gt", "ge"):
+            if "mask" in value.roles:
+                return value.but(
+                    dtype="bool",
+                    tags=value.tags ^ {"negated"}
+                    if name in ("lt", "le") or (name == "eq" and args and args[0].const in (0, 0.0))
+                    else value.tags,
+                )
+            return tensor(value.rank, dtype="bool")
+        if name in facts.REDUCTIONS:
+            return self.reduced(value, name, args, kwargs, keep)
+        if name == "gather":
+            if "logp" in value.tags:
+                self.record("dist", node, name="gather", target=value)
+            roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
+            return tensor(value.rank, tags=keep).but(roles=roles)
+        if name == "argmax":
+            return tensor(None, "action", tags=keep)
+        if name == "nan_to_num":
+            return value.but(tags=value.tags - {"neg_inf"})
+        if name in facts.SAME:
+            changed = name not in facts.KEEPS_IDENTITY
+            return value.but(
+                made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown"
+            )
+        if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
+            part = value.but(
+                rank=value.rank - 1 if name == "unbind" and value.rank else value.rank if name != "unbind" else None
+            )
+            return Val("list", items=((None, part),), roles=value.roles & {"hidden"})
+        if name == "multinomial":
+            if "p" in value.tags:
+                self.record("dist", node, name="multinomial", target=value)
+            return tensor(None, "action", tags=keep)
+        if name == "linear":
+            return tensor(value.rank, tags=keep)
+        return UNKNOWN
+
+    def clamped(self, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """`clamp`: it ends minus infinity, and may leave a bound that float16 rounds to zero."""
+        low = kwargs.get("min", args[0] if args else UNKNOWN)
+        bound = low.const if isinstance(low.const, (int, float)) and not isinstance(low.const, bool) else None
+        if "mask_bias" in value.roles and isinstance(value.ref, tuple):
+            return value.but(ref=("bias", constant_key(low)))
+        if "mask" in value.roles and bound is not None and bound > 0:
+            value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
+        tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
+        tags = tags - {"tiny_clamp"}
+        result = value.but(tags=tags, made=EMPTY, const=NOTHING)
+        if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
+            return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))
+        return result
+
+    def reduced(
+        self, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val], keep: frozenset[str]
+    ) -> Val:
+        """Reductions: the rank that is left, and sums that are entropies, log-probs or counts."""
+        has_dim = bool(args) or "dim" in kwargs or "axis" in kwargs
+        keepdim = kwargs.get("keepdim", UNKNOWN).const is True
+        rank = value.rank if keepdim else value.rank - 1 if has_dim and value.rank else 0 if not has_dim else None
+        if name in ("max", "min") and has_dim:
+            return sequence(
+                "tuple",
+                [
+                    tensor(rank, tags=keep),
+                    tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else ""),
+                ],
+            )
+        roles: set[str] = set()
+        if name == "argmax":
+            roles = {"action"}
+        if name == "sum" and value.roles & {"log_prob", "entropy"}:
+            roles = set(value.roles & {"log_prob", "entropy"})
+        if name in ("sum", "mean") and "p_logp" in value.tags:
+            roles = {"entropy"}
+        tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
+        return tensor(rank, tags=tags).but(roles=frozenset(roles))

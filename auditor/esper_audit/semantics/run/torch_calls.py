@@ -1,0 +1,338 @@
+"""Calls of what no project file defines: builtins, factories, layers and distributions of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import libcst as cst
+
+from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.project import as_float, is_torch_module
+from esper_audit.semantics.run.containers import Containers
+from esper_audit.semantics.run.scope import GRADIENT_FREE
+from esper_audit.semantics.run.tensors import CARRIED
+from esper_audit.semantics.values import (
+    EMPTY,
+    NOTHING,
+    UNKNOWN,
+    Made,
+    Val,
+    constant,
+    join_all,
+    sequence,
+    tensor,
+)
+
+
+class TorchCalls(Containers):
+    """Calls of what no project file defines: builtins, factories, layers and distributions of torch."""
+
+    def external(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """A call of a function that no project file defines, recorded."""
+        result = self.external_value(node, name, args, kwargs)
+        self.record("call", node, name=name, args=args, kwargs=kwargs, value=result)
+        return result
+
+    def external_value(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """What it gives."""
+        if name in facts.SIZE_FACTORIES or name in facts.LEGACY_FACTORIES:
+            return self.touched(self.factory(node, name, args, kwargs))
+        if name.startswith("torch."):
+            return self.torch_call(node, name, args, kwargs)
+        if name in (
+            "float",
+            "int",
+            "abs",
+            "max",
+            "min",
+            "len",
+            "list",
+            "tuple",
+            "dict",
+            "zip",
+            "enumerate",
+            "range",
+            "reversed",
+            "sorted",
+            "isinstance",
+            "hasattr",
+            "getattr",
+            "bool",
+            "sum",
+            "any",
+            "all",
+            "set",
+            "str",
+        ):
+            return self.builtin(node, name, args, kwargs)
+        if name in ("numpy.float32", "numpy.float64", "numpy.float16") and args:
+            number = as_float(args[0].const)
+            return constant(number) if number is not NotImplemented else Val("number")
+        if name == "numpy.finfo":
+            return Val("finfo")
+        if name in ("math.log", "math.sqrt", "math.prod", "numpy.prod", "numpy.log", "numpy.sqrt"):
+            return Val("number")
+        if name in ("copy.deepcopy", "copy.copy") and args:
+            return args[0]
+        return UNKNOWN
+
+    def builtin(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """Calls of builtins."""
+        first = args[0] if args else UNKNOWN
+        if name == "float":
+            value = as_float(first.const)
+            return (
+                constant(value)
+                if value is not NotImplemented
+                else Val("number", tags=first.tags & {"finfo_min", "finfo_max"})
+            )
+        if name in ("max", "min") and len(args) >= 2:
+            return _extreme(name, args)
+        if name in ("list", "tuple", "sorted", "reversed", "set"):
+            kind = "tuple" if name == "tuple" else "list"
+            if first.kind in ("list", "tuple") and first.items is not None:
+                return first.but(kind=kind)
+            return Val(kind, items=first.items if first.kind == "values" else None)
+        if name == "dict":
+            given = first.items or () if first.kind == "dict" else _as_items(first)
+            return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
+        if name == "zip":
+            joined = tuple(join_all(a.elements()) if a.items else UNKNOWN for a in args)
+            lengths = {len(a.items) if a.items and all(k is not None for k, _ in a.items) else -1 for a in args}
+            if len(lengths) == 1 and -1 not in lengths:
+                rows = [sequence("tuple", list(row)) for row in zip(*(a.elements() for a in args), strict=True)]
+                return sequence("list", rows).but(kind="pairs", ref=joined)
+            return Val("pairs", ref=joined)
+        if name == "enumerate":
+            return Val("pairs", ref=(Val("number"), join_all(first.elements()) if first.items else UNKNOWN))
+        if name == "range":
+            return Val("list", items=((None, Val("number")),))
+        if name == "getattr" and len(args) >= 2 and isinstance(args[1].const, str):
+            return self.member(first, args[1].const, node)
+        if name == "abs" and isinstance(first.const, (int, float)):
+            return constant(abs(first.const))
+        if name == "sum" and first.items:
+            return join_all(first.elements()).but(const=NOTHING, made=EMPTY)
+        if name in ("len", "int", "abs", "sum"):
+            return Val("number", ref=None)
+        return Val("bool") if name in ("isinstance", "hasattr", "bool", "any", "all") else UNKNOWN
+
+    def factory(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """`torch.zeros` and its kin: a fresh tensor that remembers its dtype, device and call."""
+        dtype, device = kwargs.get("dtype"), kwargs.get("device")
+        legacy = name in facts.LEGACY_FACTORIES
+        sizes = args[:1] if name == "torch.full" else args
+        rank = self.size_rank(sizes, kwargs.get("size", kwargs.get("shape")))
+        fill = args[1] if name == "torch.full" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
+        unknown_keywords = "**" in kwargs
+        made = Made(
+            node,
+            self.module,
+            name,
+            dtype=unknown_keywords
+            or (dtype is not None and dtype.kind != "none")
+            or (legacy and name != "torch.Tensor" and "Float" not in name),
+            device=unknown_keywords or "device" in self.contexts or (device is not None and device.kind != "none"),
+        )
+        return tensor(
+            rank,
+            dtype=dtype.const
+            if dtype is not None and isinstance(dtype.const, str)
+            else "default"
+            if dtype is None
+            else None,
+            const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
+            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]},
+            made=frozenset({made}),
+        )
+
+    def torch_call(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """A function or class of torch."""
+        short = name.rsplit(".", 1)[1]
+        first = args[0] if args else kwargs.get("input", UNKNOWN)
+        if facts.is_distribution(name):
+            return self.distribution(node, name, args, kwargs)
+        if is_torch_module(name):
+            return Val(
+                "layer",
+                ref=(name, node),
+                items=tuple(enumerate(args)) if short in ("Sequential", "ModuleList", "ModuleDict") else None,
+            )
+        if name == "torch.finfo":
+            return Val("finfo")
+        if name in facts.LIKE_FACTORIES:
+            fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
+            return self.touched(
+                tensor(first.rank, const=fill.const, tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")})
+            )
+        if name in facts.COMPILE:
+            return self.compiled(args, kwargs)
+        if name in facts.DATA_FACTORIES:
+            return self.data_factory(first, kwargs)
+        if name == "torch.autograd.Variable":
+            return first
+        if name.startswith("torch.nn.Parameter") or name == "torch.nn.parameter.Parameter":
+            return first.but(made=EMPTY, kind="tensor", tags=first.tags | {"parameter"})
+        if name == "torch.where":
+            return self.touched(self.where(node, args))
+        if short in ("stack", "cat", "concat", "concatenate", "hstack", "vstack"):
+            parts = join_all(first.elements()) if first.items else UNKNOWN
+            rank = (
+                parts.rank + 1
+                if short == "stack" and parts.rank is not None
+                else parts.rank
+                if short != "stack"
+                else None
+            )
+            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=parts.tags - {"optional"}))
+        if name.startswith(("torch.nn.functional.", "torch.special.")) or name.count(".") == 1:
+            return self.touched(self.tensor_method(node, first, short, args[1:], kwargs))
+        return UNKNOWN
+
+    def data_factory(self, first: Val, kwargs: dict[str, Val]) -> Val:
+        """`torch.tensor(x)` and its kin."""
+        dtype = kwargs.get("dtype")
+        value = first.const if isinstance(first.const, (int, float)) else NOTHING
+        rank = 0 if first.kind in ("number", "bool") else first.rank if first.kind == "tensor" else None
+        return self.touched(
+            tensor(
+                rank,
+                const=value,
+                dtype=dtype.const if dtype is not None and isinstance(dtype.const, str) else None,
+                tags=first.tags & {"finfo_min"},
+            ).but(roles=first.roles)
+        )
+
+    def compiled(self, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """`torch.compile(x)`: x, which remembers it."""
+        target = args[0] if args else kwargs.get("model", UNKNOWN)
+        if target.kind == "instance":
+            return target.but(tags=target.tags | {"compiled"})
+        return target
+
+    def distribution(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """A distribution over masked or plain logits, recorded."""
+        logits = kwargs.get("logits")
+        if logits is None:
+            logits = args[1] if len(args) > 1 and name in facts.FINITE_DISTRIBUTIONS else UNKNOWN
+        probs = kwargs.get("probs", args[0] if args else UNKNOWN)
+        subject = logits if logits is not UNKNOWN else probs
+        result = Val("dist", ref=name, items=(("logits", subject.but(origins=EMPTY)),))
+        self.record("dist", node, name=name, target=subject, args=args, kwargs=kwargs)
+        return result
+
+    def distribution_call(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...]) -> Val:
+        """Methods of a distribution."""
+        logits = owner.item("logits") or UNKNOWN
+        rank = logits.rank - 1 if logits.rank else None
+        tags = self.contexts & GRADIENT_FREE
+        role = {
+            "log_prob": "log_prob",
+            "entropy": "entropy",
+            "sample": "action",
+            "rsample": "action",
+            "mode": "action",
+        }.get(name)
+        self.record("call", node, name=f".{name}", target=owner, args=args)
+        if role:
+            return tensor(rank if owner.ref in facts.FINITE_DISTRIBUTIONS else None, role, tags=tags)
+        return UNKNOWN
+
+    def distribution_member(self, owner: Val, name: str) -> Val:
+        """`dist.logits` and `dist.probs`."""
+        logits = owner.item("logits") or UNKNOWN
+        if name == "logits":
+            return tensor(logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked)
+        if name == "probs":
+            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p"}, masked=logits.masked)
+        return UNKNOWN
+
+    def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """Methods of a layer."""
+        if name == "forward":
+            return self.touched_all(self.layer_call(node, owner, args, kwargs))
+        if name in ("to", "cuda", "cpu", "eval", "train", "double", "half", "float", "requires_grad_", "apply"):
+            return owner
+        self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
+        return UNKNOWN
+
+    def layer_call(self, node: cst.Call, layer: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
+        """A layer applied to its input: rank, role and hidden state of what it gives."""
+        name = layer.ref[0] if isinstance(layer.ref, tuple) and isinstance(layer.ref[0], str) else ""
+        first = args[0] if args else kwargs.get("input", UNKNOWN)
+        self.record("call", node, name=name, target=layer, args=args, kwargs=kwargs, callee="layer")
+        if name in facts.RECURRENT:
+            state = tensor(3, "hidden")
+            hidden = (
+                sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
+            )
+            return sequence("tuple", [tensor(first.rank, "features"), hidden])
+        if name in facts.CELLS:
+            state = tensor(2, "hidden")
+            return (
+                sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
+            )
+        short = name.rsplit(".", 1)[-1]
+        if short == "Embedding":
+            return tensor(first.rank + 1 if first.rank is not None else None)
+        keeps = short in (
+            "Linear",
+            "LayerNorm",
+            "ReLU",
+            "Tanh",
+            "GELU",
+            "SiLU",
+            "ELU",
+            "LeakyReLU",
+            "Dropout",
+            "Identity",
+            "RMSNorm",
+            "LazyLinear",
+            "Mish",
+            "Sigmoid",
+        )
+        if short == "Sequential" and layer.items:
+            names = [
+                v.ref[0].rsplit(".", 1)[-1] if v.kind == "layer" and isinstance(v.ref, tuple) else ""
+                for v in layer.elements()
+            ]
+            if any(n == "Softmax" for n in names[-1:]):
+                return tensor(first.rank, "probs", tags=frozenset({"p"}))
+            keeps = all(
+                n
+                in (
+                    "Linear",
+                    "LayerNorm",
+                    "ReLU",
+                    "Tanh",
+                    "GELU",
+                    "SiLU",
+                    "ELU",
+                    "LeakyReLU",
+                    "Dropout",
+                    "Identity",
+                    "RMSNorm",
+                    "Mish",
+                    "Sigmoid",
+                )
+                for n in names
+            )
+        if short in ("Softmax", "LogSoftmax"):
+            return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
+        return tensor(first.rank if keeps else None)
+
+
+def _extreme(name: str, args: tuple[Val, ...]) -> Val:
+    numbers = [a.const for a in args if isinstance(a.const, (int, float))]
+    finfo = any("finfo_min" in a.tags for a in args)
+    if len(numbers) == len(args):
+        return constant(max(numbers) if name == "max" else min(numbers))
+    if finfo and len(numbers) == len(args) - 1 and name == "max" and max(numbers) >= -65504:
+        return constant(float(max(numbers)))  # every finfo.min is at most that of half
+    return Val("number")
+
+
+def _as_items(pairs: Val) -> list[tuple[Any, Val]]:
+    """The entries of `dict(zip(names, values))`, where the names are known."""
+    rows = [row.elements() for row in pairs.elements()] if pairs.kind in ("pairs", "list") else []
+    return [(row[0].const, row[1]) for row in rows if len(row) == 2 and isinstance(row[0].const, str)]
