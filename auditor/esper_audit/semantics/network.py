@@ -211,21 +211,25 @@ class NetworkClass:
         return _recurrent_parts(self.flow, self.interpreter, depth=0)
 
     def size_of(self, layer: Val) -> str:
-        """The output size of a layer's last Linear as written in the class itself; a helper's own names say nothing."""
+        """The output size of a layer's last Linear, as written where it is made."""
         node = layer.ref[1] if isinstance(layer.ref, tuple) else None
         if layer.items:
             return next((size for part in reversed(_parts(layer)) if (size := self.size_of(part))), "")
-        if (
-            not isinstance(node, cst.Call)
-            or not str(layer.ref[0]).endswith(_SIZED_LAYERS)
-            or node not in self._own_calls
-        ):
+        if not isinstance(node, cst.Call) or not str(layer.ref[0]).endswith(_SIZED_LAYERS):
             return ""
         positional = [arg for arg in node.args if arg.keyword is None and not arg.star]
         for arg in node.args:
             if arg.keyword is not None and arg.keyword.value in ("out_features", "hidden_size"):
                 return self.module.code(arg.value)
         return self.module.code(positional[1].value) if len(positional) > 1 else ""
+
+    def _sized_here(self, layer: Val) -> bool:
+        """Whether the layer that gives the size is made in the class itself; a helper's own names say nothing here."""
+        node = layer.ref[1] if isinstance(layer.ref, tuple) else None
+        if layer.items:
+            sized = next((part for part in reversed(_parts(layer)) if self.size_of(part)), None)
+            return sized is not None and self._sized_here(sized)
+        return node in self._own_calls
 
     @cached_property
     def _own_calls(self) -> frozenset[cst.Call]:
@@ -250,10 +254,9 @@ class NetworkClass:
             named_head = name.endswith(("_head", "_heads"))
             if name in self.recurrent or not size or (_NO_HEAD.search(name) and not named_head):
                 continue
-            if _VALUE_HEAD.search(name) or size == "1":
-                found.append(Head(name, "value", size))
-            elif named_head or _POLICY_HEAD.search(name):
-                found.append(Head(name, "policy", size))
+            role = "value" if _VALUE_HEAD.search(name) or size == "1" else "policy"
+            if (role == "value" or named_head or _POLICY_HEAD.search(name)) and self._sized_here(layer):
+                found.append(Head(name, role, size))
         if len(found) > 1:
             found = [head for head in found if head.name not in self._inner_layers]
         return tuple(found)
