@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from esper_audit import __version__
 from esper_audit.cli import app
-from esper_audit.config import Settings
+from esper_audit.config import WITHOUT_EFFECT, Settings
 from esper_audit.core.report import AuditReport
 from esper_audit.reporters import FORMATS
 from esper_audit.rulekit import pages
@@ -28,9 +28,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-# Read from a configuration, but nothing acts on them in this version: they stay out of the README.
-WITHOUT_EFFECT = {"baseline", "first-party", "probe"}
 
 
 def text_of(name: str) -> str:

@@ -24,6 +24,7 @@ DEFAULT, COMMAND_LINE = "default", "command line"
 
 # These make the audit run code. They are taken only from the configuration of the one who calls the tool, never from
 # the project that is being read: auditing a stranger's repository must not execute it.
+WITHOUT_EFFECT = ("baseline", "first-party", "probe")  # reserved: understood, but nothing acts on them yet
 CALLER_KEYS = ("plugins", "probe")
 
 
@@ -129,7 +130,7 @@ def load(first: Path, *, cwd: Path, config: str | None = None, isolated: bool = 
 def _without_caller_keys(settings: Settings, caller: Settings) -> Settings:
     """The settings of a foreign project, with the keys that make code run taken from the caller's own configuration."""
     origin = dict(settings.origin)
-    notes = list(settings.notes)
+    notes = [note for note in settings.notes if not any(repr(key) in note for key in CALLER_KEYS)]
     for key in CALLER_KEYS:
         if key in origin:
             notes.append(
@@ -204,6 +205,7 @@ def _settings(path: Path, table: Mapping[str, Any], cwd: Path) -> Settings:
         file_name=name,
         root=path.parent,
         origin=dict.fromkeys(table, name),
+        notes=tuple(f"{name}: {key!r} has no effect in this version" for key in table if key in WITHOUT_EFFECT),
         **values,
     )
 

@@ -1136,7 +1136,7 @@ def test_without_the_mask_of_the_rollout_the_first_ratio_is_not_1() -> None:
 
 def test_a_head_that_is_missing_from_the_joint_log_prob_gets_no_gradient_from_it() -> None:
     net = page("ESP504", "Use instead")["Policy"]()
-    move_logits, _ = net(torch.ones(2, 8))
+    move_logits = net.move_head(torch.ones(2, 8))
     Categorical(logits=move_logits).log_prob(torch.tensor([0, 1])).sum().backward()
     assert net.move_head.weight.grad is not None
     assert net.tool_head.weight.grad is None

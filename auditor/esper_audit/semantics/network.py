@@ -31,7 +31,6 @@ _VALUE_CLASS = re.compile(r"(^|[a-z_])Q([A-Z_]|$)|QNet|DQN|DQNet|Critic|Value|Qu
 _SIZED_LAYERS = ("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")
 _COLLECTIONS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
-_HALF_WORDS = frozenset({b"float16", b"half", b"GradScaler"})
 # Events that cannot occur where none of these texts does.
 _NEEDS = {"mask": (b"mask", b"avail", b"legal", b"valid"), "dist": (b"distributions",)}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
@@ -436,12 +435,9 @@ class NetworkClass:
 
     @cached_property
     def half_precision(self) -> bool:
-        """Whether the network's file or a caller speaks of float16, or of autocast without naming bfloat16."""
-        for path in self.caller_files:
-            words = self.project.words(path)
-            if words & _HALF_WORDS or (b"autocast" in words and b"bfloat16" not in words):
-                return True
-        return False
+        """Whether the code of the network's file or of a caller uses float16, or autocast with its default dtype."""
+        indexes = (self.project.index(path) for path in self.caller_files)
+        return any(_is_half(node) for index in indexes if index is not None for node in ast.walk(index.tree))
 
     @cached_property
     def testing_files(self) -> tuple[Path, ...] | None:
@@ -549,6 +545,15 @@ class NetworkClass:
                 if model is not None:
                     self.project.consulted.add(symbol.path)
                     yield model
+
+
+def _is_half(node: ast.AST) -> bool:
+    """`.half`, `torch.float16`, a GradScaler, or an autocast that leaves the dtype to its default."""
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    if isinstance(node, ast.Call):
+        called = ast.unparse(node.func).rpartition(".")[2]
+        return called == "autocast" and not any(keyword.arg == "dtype" for keyword in node.keywords)
+    return name in ("half", "float16", "GradScaler")
 
 
 def _parts(layer: Val) -> list[Val]:
