@@ -27,7 +27,7 @@ from esper_audit.reporters import FORMATS, RenderOptions, render
 from esper_audit.selection import Selection, names_rules, spelled
 
 DEFAULT_FORMAT = "full"
-_SUFFIXES = {".json": "json", ".md": "markdown", ".markdown": "markdown"}
+_SUFFIXES = {".txt": "full", ".json": "json", ".md": "markdown", ".markdown": "markdown"}
 _SAYS_FAILURES = ("full", "concise")  # these formats tell which files could not be audited
 
 
@@ -99,10 +99,14 @@ def destinations(request: CheckRequest) -> tuple[str | None, tuple[Output, ...]]
         prefix, colon, rest = word.partition(":")
         if colon and prefix in FORMATS:
             format, name = prefix, rest
+        elif colon and prefix.isidentifier() and "/" not in prefix and len(prefix) > 1:
+            raise UsageError(f"unknown format {prefix!r} in -o {word!r}, there are {', '.join(FORMATS)}")
         elif request.format:
             format, name, spent = request.format, word, True
+        elif (suffix := Path(word).suffix.lower()) in _SUFFIXES:
+            format, name = _SUFFIXES[suffix], word
         else:
-            format, name = _SUFFIXES.get(Path(word).suffix.lower(), DEFAULT_FORMAT), word
+            raise UsageError(f"-o {word!r} does not say its format: write FORMAT:FILE, with {', '.join(FORMATS)}")
         if name in ("", "-"):
             raise UsageError(f"-o {word!r} names no file; --format says what standard output gets")
         check_writable(cwd / name, name)

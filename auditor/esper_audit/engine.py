@@ -170,7 +170,13 @@ def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
     settings = settings_for(request, cwd)
     catalogue = Catalogue(settings.plugins, rules)
     if names_rules(settings):
-        Selection(settings, catalogue.names)  # an unknown code is an error even where no file needs the rules
+        # An unknown code is an error even where no file needs the rules, and so is a choice that leaves none: a green
+        # run in which nothing was looked for is worse than a red one.
+        selection = Selection(settings, catalogue.names)
+        if not any(selection.enabled(code) for code in catalogue.names):
+            raise UsageError(
+                "the selected and ignored rules leave none to look with; `esper-audit list-rules` lists them"
+            )
     collection = collect(
         request.paths,
         cwd=cwd,
@@ -296,7 +302,8 @@ class _Run:
         ]
         findings = fingerprinted(findings, self._line_texts(findings))
         active, suppressed = self._decided(findings)
-        active = [finding for finding in active if self._shown(finding)]
+        shown = [finding for finding in active if self._shown(finding)]
+        hidden, active = len(active) - len(shown), shown
         suppressed = [finding for finding in suppressed if self._shown(finding)]
         highlights = self._highlights()
         paths = {finding.span.path for finding in (*active, *suppressed)}
@@ -309,6 +316,7 @@ class _Run:
             findings=tuple(sorted(active, key=lambda finding: finding.sort_key)),
             highlights=highlights,
             suppressed=tuple(sorted(suppressed, key=lambda finding: finding.sort_key)),
+            hidden=hidden,
             notes=(*settings.notes, *self.plan.collection.notes, *_nothing_found(files), *details),
             rules=self._rule_infos(),
             sources={path: lines for path in sorted(paths) if (lines := self._lines(path))},

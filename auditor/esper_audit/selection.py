@@ -107,7 +107,8 @@ class Selection:
 
 def names_rules(settings: Settings) -> bool:
     """Whether the settings name any rule, so that the catalogue has to be at hand to check them."""
-    return any(selectors for _, selectors in _named(settings))
+    empty = () in (settings.file_selectors.select, settings.command_selectors.select)
+    return empty or any(selectors for _, selectors in _named(settings))
 
 
 def _named(settings: Settings) -> list[tuple[str, tuple[str, ...]]]:

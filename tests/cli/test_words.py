@@ -185,3 +185,18 @@ def test_show_config_prints_values_and_where_they_came_from(inside: Esper, proje
     assert rows["fail-on"] == ['"high"', "#", "pyproject.toml"]
     assert rows["select"] == ['["ALL"]', "#", "default"]
     assert "none read" in inside("show-config", "--isolated").stdout
+
+
+def test_a_choice_that_leaves_no_rule_is_an_error(inside: Esper) -> None:
+    """An empty variable in a CI job must not turn it green."""
+    for words in (("--select", ""), ("--select", "ESP4", "--ignore", "ESP4")):
+        done = inside("faulty.py", *words)
+        assert done.returncode == 2
+        assert "leave none to look with" in done.stderr
+
+
+def test_an_output_says_its_format_or_is_refused(inside: Esper) -> None:
+    for word in ("sarif:out.json", "markdwon:AUDIT.md", "out.sarif", "summary"):
+        done = inside("faulty.py", "-o", word)
+        assert done.returncode == 2
+        assert "markdown" in done.stderr

@@ -187,11 +187,18 @@ def test_fixes_say_whether_they_are_safe(one_finding: Build, show: Show, safe: b
     assert f"The tool offers {words}" in text
 
 
-def test_a_finding_outside_every_known_network_is_verified_by_its_path(report: AuditReport, show: Show) -> None:
-    """The probe command must be one that works."""
-    moved = tuple(replace(finding, symbol="helper") for finding in report.findings)
-    text = show("markdown", replace(report, findings=moved))
-    assert "`esper-audit probe agents/harvest_policy.py`" in text
+def test_how_to_verify_names_only_commands_that_exist(report: AuditReport, show: Show) -> None:
+    """A reader will paste them."""
+    text = show("markdown", report)
+    assert "`esper-audit check --select" in text
+    assert "esper-audit probe" not in text and "`--probe`" not in text
+
+
+def test_a_report_whose_findings_are_hidden_claims_no_innocence(clean_report: AuditReport, show: Show) -> None:
+    """`--min-severity high` finds nothing where fourteen medium findings are."""
+    hidden = replace(clean_report, hidden=14)
+    assert "14 hidden below them" in show("markdown", hidden)
+    assert "14 hidden by --min-severity" in show("full", hidden)
 
 
 def test_commands_quote_paths_for_the_shell(one_finding: Build, show: Show) -> None:

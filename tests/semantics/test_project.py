@@ -52,7 +52,7 @@ def test_files_are_found_by_whole_words(tmp_path: Path) -> None:
     assert written.project.files_naming("Net") == wanted
 
 
-# imports
+# where imports lead
 
 
 def test_a_package_under_src_is_found_from_everywhere(tmp_path: Path) -> None:
@@ -127,13 +127,20 @@ def test_star_imports_are_searched(tmp_path: Path) -> None:
         ("from torch.nn import Module as M", "M"),
         ("import torch\nBase = torch.nn.Module", "Base"),
         ("from torch import nn\nModule = nn.Module\nBase = Module", "Base"),
-        ("try:\n    from torch import nn\nexcept ImportError:\n    nn = None", "nn.Module"),
+        ("try:\n    from torch import nn\nexcept ImportError:\n    raise SystemExit from None", "nn.Module"),
         ("if True:\n    from torch.nn import Module", "Module"),
     ],
 )
 def test_every_spelling_of_an_import_leads_to_torch(source: str, name: str, tmp_path: Path) -> None:
     written = Written(tmp_path, f"{source}\nclass Net({name}):\n    pass\n")
     assert written.leads("network.py", name) == ("", "torch.nn.Module")
+    assert written.networks() == ("Net",)
+
+
+@pytest.mark.xfail(strict=True, reason="a constant hides an import of the same name: the network is not seen at all")
+def test_a_stand_in_for_a_missing_torch_does_not_hide_the_network(tmp_path: Path) -> None:
+    guarded = "try:\n    from torch import nn\nexcept ImportError:\n    nn = None\n"
+    written = Written(tmp_path, f"{guarded}class Net(nn.Module):\n    pass\n")
     assert written.networks() == ("Net",)
 
 

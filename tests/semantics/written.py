@@ -51,7 +51,7 @@ class Written:
         return self.project.network_names(self.path(file))
 
     def network(self, name: str = "Net", file: str = "network.py") -> NetworkClass:
-        module = self.interpreter.models.parse(self.path(file))
+        module = self.interpreter.models.parse_named(self.path(file))
         return NetworkClass(module.classes[name], self.interpreter)
 
     def frame(self, method: str = "forward", name: str = "Net", file: str = "network.py") -> Frame:

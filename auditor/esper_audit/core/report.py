@@ -139,6 +139,7 @@ class AuditReport:
     suppressed: tuple[Finding, ...] = ()
     baselined: tuple[Finding, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
+    hidden: int = 0  # findings below --min-severity or --min-confidence
     notes: tuple[str, ...] = ()
     rules: tuple[RuleInfo, ...] = ()
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -76,6 +76,8 @@ def _assessment(report: AuditReport) -> str:
     worst = max((finding.severity for finding in report.active), key=lambda severity: severity.rank, default=None)
     if worst is None:
         networks = report.summary()["networks"]
+        if report.hidden:
+            return f"nothing at or above the thresholds of this run, and {report.hidden} hidden below them"
         return "no fault found" if networks else "nothing to judge, since no network was found"
     number = words.count(report.severity_counts()[worst.value], f"{worst.value} finding")
     return {
@@ -91,7 +93,7 @@ def _grounds(report: AuditReport) -> str:
     """What the judgement rests on."""
     verdicts = Counter(finding.verdict for finding in report.findings)
     if not report.probes and set(verdicts) <= {Verdict.UNTESTED}:
-        return "This rests on static reading only: no code was executed, and no claim below was measured."
+        return "This rests on static reading only: no code was executed, and nothing was measured on this network."
     if not report.findings:
         return f"{words.count(len(report.probes), 'experiment')} ran beside the static reading."
     outcomes = {
@@ -119,14 +121,17 @@ def _counts(report: AuditReport) -> Iterator[tuple[str, ...]]:
 
 def _examined(report: AuditReport) -> Iterator[str]:
     yield "## What was examined"
-    if report.files:
-        yield table(("file", "status", "networks", "remark"), map(_file_row, report.files))
-    else:
+    looked_at = [file for file in report.files if file.status != "skipped"]
+    if looked_at:
+        yield table(("file", "status", "networks", "remark"), map(_file_row, looked_at))
+    if skipped := len(report.files) - len(looked_at):
+        yield f"{words.count(skipped, 'file')} skipped: torch does not occur in {'it' if skipped == 1 else 'them'}."
+    elif not looked_at:
         yield "No files."
     for file in report.files:
         if file.status != "consulted":
             for card in file.networks:
-                yield from _network_card(card)
+                yield from _network_card(card, folded=not _concerns(card, report))
 
 
 def _file_row(file: FileReport) -> tuple[str, ...]:
@@ -139,8 +144,24 @@ def _file_row(file: FileReport) -> tuple[str, ...]:
     return (code_span(file.path), f"**{file.status}**", networks, f"{place}{inline(words.failure(file))}")
 
 
-def _network_card(card: NetworkCard) -> Iterator[str]:
+def _concerns(card: NetworkCard, report: AuditReport) -> bool:
+    """Whether a finding is about this network: stands in it, or names it where it is called or compiled."""
+    return any(
+        finding.symbol.split(".")[0] == card.name or finding.span.path == card.path for finding in report.findings
+    )
+
+
+def _network_card(card: NetworkCard, *, folded: bool) -> Iterator[str]:
+    """The card of a network; folded away where nothing was found, so that a folder's report shows its findings."""
     yield f"### Network {code_span(card.name)}"
+    if folded:
+        yield "<details><summary>nothing found here; what it is made of</summary>"
+    yield from _card_body(card)
+    if folded:
+        yield "</details>"
+
+
+def _card_body(card: NetworkCard) -> Iterator[str]:
     facts = {
         "Where": code_span(f"{card.path}:{card.line}"),
         "Kind": inline(card.kind),
@@ -278,7 +299,7 @@ _EXPERIMENTS = (
     "Experiments ran the network on the CPU with fixed seeds and small made-up inputs. They decide the claim that they "
     "test and no other; the hardware and the data of a real training run may differ."
 )
-_NO_EXPERIMENTS = "No experiment was run; `--probe` puts on trial each finding that an experiment can decide."
+_NO_EXPERIMENTS = "No experiment was run: every finding rests on reading the source."
 _CONSULTED = "of the project, listed as `consulted`, answered questions about the audited ones and got no audit."
 
 

@@ -80,7 +80,7 @@ def section_blocks(report: AuditReport, entries: list[Entry]) -> Iterator[str]:
 def _silence(rules: int) -> str:
     """No finding means something only if somebody looked."""
     if not rules:
-        return "No rule of this section was selected, so nothing was looked for."
+        return "No rule of this section looked at anything."
     return f"No findings; {words.count(rules, 'rule')} looked."
 
 
@@ -103,7 +103,7 @@ def _finding(entry: Entry, report: AuditReport, rule: RuleInfo | None) -> Iterat
     yield f"**Evidence:** {_evidence(finding, rule)}"
     if known := page.get("Evidence"):
         yield _labelled("Known from elsewhere", known)
-    yield f"**How to verify:** {_how_to_verify(finding, report, rule)}"
+    yield f"**How to verify:** {_how_to_verify(finding, rule)}"
 
 
 def _labelled(label: str, markdown: str) -> str:
@@ -185,19 +185,9 @@ def _evidence(finding: Finding, rule: RuleInfo | None) -> str:
     return f"{_OUTCOMES[finding.verdict]}{probe}{': ' if measured else '.'}{measured}{origin}"
 
 
-def _how_to_verify(finding: Finding, report: AuditReport, rule: RuleInfo | None) -> str:
+def _how_to_verify(finding: Finding, rule: RuleInfo | None) -> str:
     check = code_span(f"esper-audit check --select {finding.code} {shlex.quote(finding.span.path)}")
     after = f"after the change, {check} has nothing to say here."
-    if not rule or not rule.probe:
-        return f"no experiment decides this, so read the marked lines; {after}"
-    probe = code_span(f"esper-audit probe {shlex.quote(_subject(finding, report))}")
-    return f"{probe} runs the experiment {code_span(rule.probe)}; {after}"
-
-
-def _subject(finding: Finding, report: AuditReport) -> str:
-    """`path::Class` when the finding stands in a network that is known, else the path."""
-    owner = finding.symbol.split(".")[0]
-    for file in report.files:
-        if file.path == finding.span.path and any(card.name == owner for card in file.networks):
-            return f"{file.path}::{owner}"
-    return finding.span.path
+    if finding.verdict is Verdict.UNTESTED or not rule or not rule.probe:
+        return f"read the marked lines; {after}"
+    return f"the experiment {code_span(rule.probe)} decided this; {after}"

@@ -60,6 +60,8 @@ def _extras(report: AuditReport, *, pointer: bool) -> Iterable[str]:
         yield f"{numbers['refuted']} refuted by experiment"
     if numbers["highlights"]:
         yield count(numbers["highlights"], "good pattern") + (" (--format markdown tells them)" if pointer else "")
+    if report.hidden:
+        yield f"{report.hidden} hidden by --min-severity or --min-confidence"
     if numbers["suppressed"]:
         yield f"{numbers['suppressed']} suppressed"
     if numbers["baselined"]:

@@ -33,18 +33,21 @@ def masked_logits(net: NetworkClass) -> Iterator[MaskStep]:
     steps: dict[cst.CSTNode, Event] = {}
     distributed: set[cst.CSTNode] = set()
     products: dict[cst.CSTNode, Event] = {}
-    for _, event, _ in net.events("mask", "dist", "product"):
+    named: set[cst.CSTNode] = set()
+    for _, event, _ in net.events("mask", "dist", "product", "logits"):
         if event.kind == "mask":
             steps.setdefault(event.node, event)
         elif event.kind == "dist":
             distributed |= {mark.node for mark in event.target.masked}
+        elif event.kind == "logits":
+            named |= {mark.node for mark in event.target.masked}
         else:
             for mark in event.target.masked | event.other.masked:
                 products.setdefault(mark.node, event)
     for node, event in steps.items():
         if "mask" not in event.other.roles and "logits" not in event.target.roles:
             continue
-        if "logits" in event.target.roles or node in distributed or node in products:
+        if "logits" in event.target.roles or node in distributed or node in products or node in named:
             yield MaskStep(
                 event, constant_key(event.value), event.name == "addition", node in distributed, products.get(node)
             )

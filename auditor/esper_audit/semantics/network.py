@@ -364,11 +364,6 @@ class NetworkClass:
         """Whether a file of the class or its project ancestors speaks of compilation."""
         return any(self.project.says(model.module.path, _COMPILES) for model in self.model.lineage)
 
-    @cached_property
-    def is_compiled(self) -> bool:
-        """Whether the network's file or a caller speaks of compilation."""
-        return any(self.project.says(path, _COMPILES) for path in self.caller_files)
-
     def _callers_in(self, path: Path, wanted: re.Pattern[bytes] | None) -> Iterator[Caller]:
         """The runs of one file; with `wanted`, only of the classes and functions whose text it matches."""
         module = self.interpreter.models.module(path)

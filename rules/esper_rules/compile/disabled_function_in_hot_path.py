@@ -122,11 +122,10 @@ class DisabledFunctionInHotPath(Rule):
         via = f" through `{call.name}`" if call is not event else ""
         return Hit(
             call.node,
-            f"{says}{via}, which torch.compile must not trace: the compiled graph ends there",
+            f"{says}{via}, which torch.compile must not trace: where this is compiled, the graph ends there",
             module=call.module,
             symbol=call.function.qualified,
             notes=notes,
-            confidence=Confidence.HIGH if net.is_compiled else None,
         )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:

@@ -171,6 +171,11 @@ class MaskConstantOverflow(Rule):
                 logits[~mask] = self.MASKED  # <- ESP203
                 return Categorical(logits=logits).log_prob(action)
 
+            def choose_action(self, x, avail):
+                out = self.action_head(x)
+                logit = out + (avail - 1) * 1e7  # <- ESP203
+                return logit.softmax(-1)
+
             def predict(self, x, avail_actions):
                 scores = self.action_head(x)
                 scores = scores - (1.0 - avail_actions) * 1e9  # <- ESP203

@@ -41,6 +41,8 @@ class Assignments(Conditions):
                 value = with_role(value, role)
             if comment and value.is_tensorish and value.rank is None:
                 value = value.but(rank=rank_in(comment))
+            if role == "logits" and value.masked and statement is not None:
+                self.record("logits", statement, target=value)  # what was masked turns out to be called logits
             self.env[name] = value
         elif isinstance(target, (cst.Tuple, cst.List)):
             self.unpack(target, value, comment, statement)

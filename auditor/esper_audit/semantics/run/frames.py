@@ -25,7 +25,7 @@ BASE = "<distribution>"  # where an object keeps the torch distribution that it 
 class Event:
     """Something a rule may ask about.
 
-    `kind` is call, mask, dist, return, lift, rank_check, size_check, product, divide, store or unreachable.
+    `kind` is call, mask, logits, dist, return, lift, rank_check, size_check, product, divide, store or unreachable.
     """
 
     kind: str
