@@ -22,7 +22,17 @@ from esper_audit.console import (
 )
 from esper_audit.core.errors import UsageError
 from esper_audit.core.report import AuditReport, RuleInfo
-from esper_audit.engine import Catalogue, CheckRequest, Plan, audit, current_folder, exit_code, prepare, settings_for
+from esper_audit.engine import (
+    Catalogue,
+    CheckRequest,
+    Plan,
+    audit,
+    catalogue_of,
+    current_folder,
+    exit_code,
+    prepare,
+    settings_for,
+)
 from esper_audit.reporters import FORMATS, RenderOptions, render
 from esper_audit.selection import Selection, names_rules, spelled
 
@@ -155,7 +165,8 @@ def _show(shown: str | None, outputs: tuple[Output, ...], report: AuditReport, r
 
 def _catalogue(config: str | None, *, isolated: bool) -> tuple[Catalogue, CheckRequest]:
     request = CheckRequest(config=config, isolated=isolated)
-    return Catalogue(settings_for(request, current_folder()).plugins), request
+    cwd = current_folder()
+    return catalogue_of(settings_for(request, cwd), cwd), request
 
 
 def explain(word: str, *, config: str | None = None, isolated: bool = False, color: str = "auto") -> int:
@@ -256,7 +267,7 @@ def _show_config(path: str, config: str | None, *, isolated: bool) -> int:
         raise UsageError(missing(path, cwd / path))
     settings = settings_for(CheckRequest(paths=(path,), config=config, isolated=isolated), cwd)
     if names_rules(settings):
-        Selection(settings, Catalogue(settings.plugins).names)
+        Selection(settings, catalogue_of(settings, current_folder()).names)
     for note in settings.notes:
         tell("note", note)
     rows = [(f"{key} = {value}", origin) for key, value, origin in settings.rows()]

@@ -127,6 +127,15 @@ class Catalogue:
         return dict(sorted(names.items()))
 
 
+def catalogue_of(settings: Settings, cwd: Path, load: RuleLoader = load_rules) -> Catalogue:
+    """The rules in force. Plugins may lie beside the configuration that names them, which is the caller's own."""
+    if settings.plugins and "plugins" in settings.origin:
+        beside = str((cwd / settings.origin["plugins"]).resolve().parent)
+        if beside not in sys.path:
+            sys.path.append(beside)  # last, so that it hides nothing that is installed
+    return Catalogue(settings.plugins, load)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A request made definite: settings in force, files to read, and what to tell about the way there."""
@@ -168,7 +177,7 @@ def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
     """Settle settings, selectors and files. Raises UsageError when nothing can be audited at all."""
     cwd = current_folder()
     settings = settings_for(request, cwd)
-    catalogue = Catalogue(settings.plugins, rules)
+    catalogue = catalogue_of(settings, cwd, rules)
     if names_rules(settings):
         # An unknown code is an error even where no file needs the rules, and so is a choice that leaves none: a green
         # run in which nothing was looked for is worse than a red one.

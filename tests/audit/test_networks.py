@@ -304,9 +304,6 @@ def test_a_rule_that_is_not_selected_cannot_crash(crashing: Path) -> None:
     assert result.stdout.startswith(b"network.py:12:")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the installed command imports no plugin of the current folder, `python -m` does"
-)
 def test_the_installed_command_finds_plugins_beside_the_configuration(crashing: Path) -> None:
     """`python -m` puts the current folder on the path of imports, a console script does not."""
     script = (

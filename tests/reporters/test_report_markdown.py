@@ -191,7 +191,8 @@ def test_how_to_verify_names_only_commands_that_exist(report: AuditReport, show:
     """A reader will paste them."""
     text = show("markdown", report)
     assert "`esper-audit check --select" in text
-    assert "esper-audit probe" not in text and "`--probe`" not in text
+    assert "esper-audit probe" not in text
+    assert "`--probe`" not in text
 
 
 def test_a_report_whose_findings_are_hidden_claims_no_innocence(clean_report: AuditReport, show: Show) -> None:

@@ -128,7 +128,6 @@ def test_the_rank_is_carried_through(expression: str, rank: int | None, tmp_path
     assert rank_of(tmp_path, network(f"return {expression}", X, init=LAYERS)) == rank
 
 
-@pytest.mark.xfail(strict=True, reason="x.shape[:2] is taken for a number, so that the result seems to have rank 1")
 @pytest.mark.parametrize("expression", ["x.reshape(x.shape[:2])", "torch.zeros(x.shape[:2])", "x.view(x.size()[:-1])"])
 def test_a_slice_of_a_shape_is_a_shape(expression: str, tmp_path: Path) -> None:
     assert rank_of(tmp_path, network(f"return {expression}", X)) in (2, None)
@@ -265,9 +264,6 @@ def test_a_caller_that_got_the_network_from_a_builder_settles_its_state(
     assert left_open_by_caller(tmp_path, "make()", use) == (dtype, device)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a move in the same expression is not seen, only one of the name it is stored under"
-)
 @pytest.mark.parametrize(("use", "dtype", "device"), AT_ONCE)
 def test_such_a_caller_may_move_the_state_at_once(use: str, dtype: int, device: int, tmp_path: Path) -> None:
     assert left_open_by_caller(tmp_path, "make()", use) == (dtype, device)
@@ -497,7 +493,6 @@ def fourth(self, x):
 """
 
 
-@pytest.mark.xfail(strict=True, reason="a remembered helper is entered where a fresh run is cut for its recursion")
 def test_facts_of_methods_that_call_each_other_in_circles_depend_on_no_order(tmp_path: Path) -> None:
     source = network("return x", more=CIRCLE)
     alone = accounts(tmp_path, source, ["first"])
@@ -524,7 +519,6 @@ def result_when_asked_after(folder: Path, source: str, before: str) -> object:
     return told(frame.result)
 
 
-@pytest.mark.xfail(strict=True, reason="a remembered helper reaches deeper than the depth at which a fresh run is cut")
 def test_the_depth_of_a_run_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
     chain = [f"def m{n}(self):\n    return self.m{n + 1}()" for n in range(9)] + [
         "def m9(self):\n    return torch.ones(1)"
@@ -534,9 +528,6 @@ def test_the_depth_of_a_run_does_not_depend_on_what_was_asked_before(tmp_path: P
     assert result_when_asked_after(tmp_path, source, "m4") == fresh
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a remembered helper costs no budget, so that the run gets further than a fresh one"
-)
 def test_the_budget_of_a_run_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
     long = f"({', '.join(['1'] * 5000)})"
     more = "\n\n".join(f"def {name}(self):\n    {long}\n    return torch.ones(1)" for name in ("one", "two"))
@@ -592,11 +583,6 @@ def test_a_run_that_is_out_of_budget_knows_nothing_more(tmp_path: Path) -> None:
 NESTED = "from pathlib import Path\nfrom tests.semantics.written import Written\nWritten(Path({0!r}), {1!r}).frame()\n"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=subprocess.TimeoutExpired,
-    reason="what a helper returns is not bounded like what is assigned, and hashing it takes 2 ** 30 steps",
-)
 def test_nested_calls_of_a_helper_that_doubles_end(tmp_path: Path) -> None:
     call = "self.pair(" * 30 + "x" + ")" * 30
     script = NESTED.format(str(tmp_path), network(f"return {call}", more=PAIR))

@@ -73,13 +73,11 @@ def test_what_may_be_broadcast_has_no_rank(comment: str) -> None:
     assert ranks_in(comment) == ()
 
 
-@pytest.mark.xfail(strict=True, reason="one word in round parentheses is read as a shape of rank 1")
 @pytest.mark.parametrize("comment", ["# one mask per agent (agents)", "# grows with every step (time)"])
 def test_a_single_word_in_round_parentheses_is_prose(comment: str) -> None:
     assert ranks_in(comment) == ()
 
 
-@pytest.mark.xfail(strict=True, reason="h and c are axes by their names: the pair of an LSTM is read as rank 2")
 def test_the_pair_of_an_lstm_is_no_shape() -> None:
     assert ranks_in("# (h, c)") == ()
 
@@ -157,7 +155,6 @@ def test_a_documented_or_gives_no_single_rank() -> None:
     assert documented_rank(stated, "obs") is None
 
 
-@pytest.mark.xfail(strict=True, reason="a summary that begins with `Return` is taken for the section of that name")
 @pytest.mark.parametrize("summary", ["Return the logits.", "Returns the logits of each head."])
 def test_a_summary_is_not_the_section_returns(summary: str) -> None:
     assert documented_ranks(f"{summary}\n\nArgs:\n    mask: [batch, seq, n]\n") == {"mask": (3,)}

@@ -27,6 +27,7 @@ from esper_audit.semantics.values import (
     NONE,
     UNKNOWN,
     Val,
+    bounded,
     constant_key,
     join_all,
     sequence,
@@ -131,14 +132,27 @@ class Interpreter:
             return frame
         self._active.add(id(function.node))
         self._depth += 1
+        before = self.budget
         scope = Execution(self, flow, frame, contexts)
         try:
             scope.block(function.node.body.body)
         finally:
             self._active.discard(id(function.node))
             self._depth -= 1
-        frame.result = join_all(scope.returned) if scope.returned else NONE
+        below = [event.frame for event in frame.events if event.frame is not None]
+        frame.cost = before - self.budget
+        frame.height = 1 + max((inner.height for inner in below), default=0)
+        frame.entered = frozenset({id(function.node)}).union(*(inner.entered for inner in below))
+        frame.result = bounded(join_all(scope.returned)) if scope.returned else NONE
         return frame
+
+    def can_recall(self, frame: Frame) -> bool:
+        """Whether a run from before would have come out the same here: with this budget and depth, under these calls.
+
+        Otherwise the order in which methods were asked about would show in the facts.
+        """
+        fits = frame.cost < self.budget and self._depth + frame.height <= MAX_INLINE_DEPTH + 1
+        return fits and not frame.entered & self._active
 
     # --- parameters --------------------------------------------------------------------------------------------
 

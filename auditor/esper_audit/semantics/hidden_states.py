@@ -103,8 +103,6 @@ def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bo
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(_calls(child, method) for child in ast.walk(node.value)):
             holders |= {ast.unparse(target) for target in node.targets}
-    if not holders:
-        return False
     for node in ast.walk(tree):
         if isinstance(node, (ast.ListComp, ast.GeneratorExp)):
             loop = node.generators[0]
@@ -114,7 +112,7 @@ def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bo
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and _settles(node, aspect)
-        and ast.unparse(node.func.value) in holders
+        and (_calls(node.func.value, method) or ast.unparse(node.func.value) in holders)
         for node in ast.walk(tree)
     )
 
@@ -128,5 +126,7 @@ def _settles(node: ast.Call, aspect: str) -> bool:
     assert isinstance(node.func, ast.Attribute)
     words = " ".join(ast.unparse(argument) for argument in (*node.args, *(keyword.value for keyword in node.keywords)))
     if node.func.attr == "to":
-        return "dtype" in words or "float" in words if aspect == "dtype" else True
+        casts = any(word in words for word in ("dtype", "float", "half", "double"))
+        places = any(word in words for word in ("device", "cuda", "cpu"))
+        return casts if aspect == "dtype" else places or not casts
     return node.func.attr == "cuda" if aspect == "device" else node.func.attr in _CASTS

@@ -107,6 +107,12 @@ def _index_class(index: FileIndex, node: ast.ClassDef, scope: str) -> None:
     _index_nested(index, node, scope)
 
 
+def _index_constant(index: FileIndex, name: str, value: ast.expr) -> None:
+    """Enter a constant; `nn = None` where an import failed does not hide the import."""
+    if name not in index.imports or not (isinstance(value, ast.Constant) and value.value is None):
+        index.constants[name] = value
+
+
 def _index_nested(index: FileIndex, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, scope: str) -> None:
     for child in node.body:
         if isinstance(child, ast.ClassDef):
@@ -137,6 +143,7 @@ class Project:
         self._reach: dict[Path, tuple[Path, ...]] = {}
         self._tops: dict[Path, frozenset[str]] = {}
         self._packages: dict[Path, Path] = {}
+        self._looking: set[tuple[Path, str]] = set()
         self._lookups: dict[tuple[Path, str], Symbol] = {}
         self._network: dict[tuple[Path, str], bool] = {}
         self._words: dict[Path, frozenset[bytes]] = {}
@@ -198,9 +205,9 @@ class Project:
             elif isinstance(statement, ast.Assign):
                 for target in statement.targets:
                     if isinstance(target, ast.Name):
-                        index.constants[target.id] = statement.value
+                        _index_constant(index, target.id, statement.value)
             elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-                index.constants[statement.target.id] = statement.value
+                _index_constant(index, statement.target.id, statement.value)
         return index
 
     def _import_base(self, path: Path, statement: ast.ImportFrom) -> str:
@@ -279,10 +286,19 @@ class Project:
     def lookup(self, path: Path, dotted: str, _depth: int = 0) -> Symbol:
         """Where a dotted name used in `path` leads, through aliases and re-exports."""
         key = (path, dotted)
-        if key not in self._lookups:
-            self._lookups[key] = Symbol(None, dotted)  # breaks import cycles
-            self._lookups[key] = self._lookup(path, dotted, _depth)
-        return self._lookups[key]
+        known = self._lookups.get(key)
+        if known is not None:
+            return known
+        if key in self._looking:
+            return Symbol(None, dotted)  # an import cycle: unknown on this way, perhaps known on another
+        self._looking.add(key)
+        try:
+            found = self._lookup(path, dotted, _depth)
+        finally:
+            self._looking.discard(key)
+        if _depth == 0 or found.path is not None:
+            self._lookups[key] = found  # what a cycle or the depth cut short is not kept
+        return found
 
     def _lookup(self, path: Path, dotted: str, depth: int) -> Symbol:
         index = self.index(path)

@@ -24,9 +24,16 @@ def _rank(text: str) -> int | None:
     return len(axes)
 
 
+def _is_remark(text: str) -> bool:
+    """`(agents)`: one word in round parentheses and without a comma."""
+    return text.startswith("(") and "," not in text and text.strip("() ").isalpha() and len(text) > len("(B)")
+
+
 def _looks_like_axes(text: str) -> bool:
     """Prose in parentheses is no shape: some axis must bear an axis-like name or an underscore, or all be capitals."""
     axes = [axis.strip() for axis in re.split(r",|\s+x\s+|×", text) if axis.strip()]
+    if set(axes) == {"h", "c"}:
+        return False  # a pair of states
     return any(
         axis.lower() in _AXIS_NAMES or "_dim" in axis or "num_" in axis or axis.endswith(("_size", "_len"))
         for axis in axes
@@ -45,7 +52,9 @@ def ranks_in(text: str) -> tuple[int, ...]:
     ranks: list[int] = []
     if "broadcast" in text.lower():
         return ()  # then other ranks are welcome, too
-    matches = list(_WORD_SHAPE.finditer(text)) or [m for m in _SHAPE.finditer(text) if _looks_like_axes(m.group(1))]
+    matches = list(_WORD_SHAPE.finditer(text)) or [
+        match for match in _SHAPE.finditer(text) if not _is_remark(match.group(0)) and _looks_like_axes(match.group(1))
+    ]
     for match in matches:
         rank = _rank(match.group(1))
         if rank is not None and rank not in ranks:
@@ -98,7 +107,7 @@ def documented_ranks(docstring: str) -> dict[str, tuple[int, ...]]:
     """
     stated: dict[str, tuple[int, ...]] = {}
     for line in docstring.splitlines():
-        if re.match(r"\s*(Returns?|Yields?)\b.*:?\s*$", line):
+        if re.match(r"\s*(Returns?|Yields?)\s*:?\s*$", line):
             break
         match = _PARAM_LINE.match(line)
         if match and (ranks := ranks_in(match.group(2))):

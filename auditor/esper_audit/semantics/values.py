@@ -223,6 +223,30 @@ def with_role(value: Val, role: str) -> Val:
     return value.but(roles=value.roles | {role}, items=items)
 
 
+MAX_PARTS = 200  # elements of a container, those of its containers included
+MAX_TEXT = 2000
+
+
+def bounded(value: Val) -> Val:
+    """The value, or what is left of it when it has grown past all use: what doubles in a loop is not followed."""
+    if (isinstance(value.const, str) and len(value.const) > MAX_TEXT) or (
+        value.items is not None and not _is_small(value)
+    ):
+        return Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins)
+    return value
+
+
+def _is_small(value: Val) -> bool:
+    seen = 0
+    stack = [value]
+    while stack:
+        seen += 1
+        if seen > MAX_PARTS:
+            return False
+        stack.extend(stack.pop().elements())
+    return True
+
+
 def map_tensors(value: Val, change: Callable[[Val], Val]) -> Val:
     """Apply `change` to a value and to everything inside a container."""
     if value.items and value.kind in ("tuple", "list", "dict"):

@@ -14,6 +14,7 @@ from esper_audit.semantics.values import (
     NOTHING,
     UNKNOWN,
     Val,
+    bounded,
     join,
     join_all,
     sequence,
@@ -21,19 +22,13 @@ from esper_audit.semantics.values import (
     with_role,
 )
 
-_MAX_PARTS = 200  # elements of a container, those of its containers included
-_MAX_TEXT = 2000
-
 
 class Assignments(Conditions):
     """What an assignment leaves: in variables, on self, in containers and in masked tensors."""
 
     def assign(self, target: cst.CSTNode, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
         """Bind a target to a value: the name's role and a shape comment add to what is known."""
-        if (value.items is not None and not _is_small(value)) or (
-            isinstance(value.const, str) and len(value.const) > _MAX_TEXT
-        ):
-            value = Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins)
+        value = bounded(value)
         if isinstance(target, cst.Name):
             name = target.value
             role = role_names.tensor_role(name)
@@ -121,15 +116,3 @@ class Assignments(Conditions):
         if iterated.kind == "pairs" and iterated.ref is not None:
             element = sequence("tuple", list(iterated.ref))
         self.assign(target, element, "", None)
-
-
-def _is_small(value: Val) -> bool:
-    """Whether a container holds a bounded number of things; what grows without end is not followed."""
-    seen = 0
-    stack = [value]
-    while stack:
-        seen += 1
-        if seen > _MAX_PARTS:
-            return False
-        stack.extend(stack.pop().elements())
-    return True

@@ -155,7 +155,7 @@ class Expressions(Assignments):
         if container.kind == "layer" and isinstance(container.ref, tuple):
             return container
         if container.kind == "shape":
-            return Val("number")
+            return _part_of_shape(container, node, keys)
         if container.kind in ("tensor", "unknown"):
             return self.index(container, node, keys)
         return UNKNOWN
@@ -507,3 +507,18 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.NamedExpr: Expressions.named,
     cst.Await: Expressions.await_,
 }
+
+
+def _part_of_shape(shape: Val, node: cst.Subscript, keys: list[Val]) -> Val:
+    """`x.shape[0]` is a number, `x.shape[:2]` and `x.shape[:-1]` are shapes of a known length."""
+    if len(keys) != 1 or keys[0].kind != "slice":
+        return Val("number")
+    piece = node.slice[0].slice
+    if not isinstance(piece, cst.Slice) or piece.lower is not None or piece.step is not None:
+        return Val("shape")
+    upper = piece.upper
+    if isinstance(upper, cst.Integer):
+        return Val("shape", rank=int(literal_number(upper)))
+    if isinstance(upper, cst.UnaryOperation) and isinstance(upper.expression, cst.Integer) and shape.rank is not None:
+        return Val("shape", rank=max(shape.rank - int(literal_number(upper.expression)), 0))
+    return Val("shape")

@@ -10,6 +10,7 @@ import libcst as cst
 
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.values import (
+    EMPTY,
     UNKNOWN,
     Val,
     join,
@@ -55,6 +56,9 @@ class Frame:
     params: dict[str, Val]
     events: list[Event] = field(default_factory=list)
     result: Val = UNKNOWN
+    cost: int = 0  # expressions that it took, those of the calls below it included
+    height: int = 0  # how many calls deep it went
+    entered: frozenset[int] = EMPTY  # the functions that ran in it, by the identity of their nodes
 
     def walk(
         self, stack: tuple[Event, ...] = (), _seen: set[int] | None = None

@@ -235,12 +235,15 @@ class ProjectCalls(TorchCalls):
         overlay = frozenset(flow.run_attributes.items()) if flow is not None else EMPTY
         key = (id(function.node), id(flow), self.contexts & GRADIENT_FREE, overlay, tuple(values.items()))
         frame = interpreter.memo.get(key)
+        if frame is not None and not interpreter.can_recall(frame):
+            return interpreter.execute(function, flow, values, self.contexts)
         if frame is None:
             cut = interpreter.cuts
             frame = interpreter.execute(function, flow, values, self.contexts)
             if interpreter.cuts == cut and interpreter.budget > 0:
                 interpreter.memo[key] = frame
         else:
+            interpreter.budget -= frame.cost
             for event, _ in frame.walk():
                 if event.kind == "store" and isinstance(event.target.ref, ClassFlow):
                     event.target.ref.store(event.name, event.value)
