@@ -342,7 +342,7 @@ class _Run:
                     if (finding.span.path == path) is not own:
                         continue
                     first = seen.setdefault((finding.code, finding.span), path)
-                    words = (finding.code, finding.span, finding.message, finding.symbol)
+                    words = (finding.code, finding.span, finding.message)
                     if first == path and words not in exact:
                         exact.add(words)
                         yield finding

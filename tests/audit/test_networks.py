@@ -319,3 +319,17 @@ def test_the_installed_command_finds_plugins_beside_the_configuration(crashing: 
         check=False,
     )
     assert "MINE101" in result.stdout, result.stderr
+
+
+def test_what_two_networks_of_a_file_share_is_reported_once(tmp_path: Path) -> None:
+    """An import belongs to the file, not to each of its networks."""
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'shared'\nversion = '0'\n")
+    (tmp_path / "network.py").write_text(
+        "from functools import reduce\n"
+        "from torch import nn\n\n\n"
+        "def _product(values):\n    return reduce(lambda a, b: a * b, values)\n\n\n"
+        "class Actor(nn.Module):\n    def forward(self, x):\n        return x\n\n\n"
+        "class Critic(nn.Module):\n    def forward(self, x):\n        return x\n"
+    )
+    report = json.loads(process(tmp_path, "network.py", "--format", "json").stdout)
+    assert [finding["code"] for finding in report["findings"]] == ["ESP601"]
