@@ -92,7 +92,7 @@ class UntestedNetwork(Rule):
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """Networks whose tests can be counted."""
-        if not net.is_policy or not net.importing_tests:
+        if not net.is_policy or not net.importing_tests or net.project.is_test_code(module.path):
             return
         own = [path for path in net.importing_tests if module.path.stem in path.stem] or list(net.importing_tests)
         count = sum(len(_TEST.findall(net.project.source(path).data)) for path in own)
