@@ -36,6 +36,10 @@ def _meaningful(node_type: type[cst.CSTNode]) -> tuple[str, ...]:
 _fields_of: dict[type[cst.CSTNode], tuple[str, ...]] = {}
 
 
+# libcst's classes are abstract, which makes each `isinstance` dear: the answers are kept by type.
+_is_node: dict[type, bool] = {}
+
+
 def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The child nodes that carry meaning, in source order."""
     node_type = type(node)
@@ -44,34 +48,36 @@ def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         names = _fields_of[node_type] = _meaningful(node_type)
     for name in names:
         value = getattr(node, name)
-        if isinstance(value, cst.CSTNode):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            for item in value:
-                if isinstance(item, cst.CSTNode):
-                    yield item
+        value_type = type(value)
+        if value_type is tuple or value_type is list:
+            yield from value  # sequences of a node hold nodes only
+        else:
+            known = _is_node.get(value_type)
+            if known is None:
+                known = _is_node[value_type] = issubclass(value_type, cst.CSTNode)
+            if known:
+                yield value
 
 
-def descendants(node: cst.CSTNode, *, into_functions: bool = True) -> Iterator[cst.CSTNode]:
-    """The node and all below it, parents first. With `into_functions=False`, nested defs and lambdas stay closed."""
+def descendants(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """The node and all below it, parents first, in source order."""
     stack = [node]
     while stack:
         current = stack.pop()
         yield current
-        if (
-            not into_functions
-            and current is not node
-            and isinstance(current, (cst.FunctionDef, cst.Lambda, cst.ClassDef))
-        ):
-            continue
         stack.extend(reversed(list(children(current))))
 
 
 def find(node: cst.CSTNode, node_type: type[NodeT] | tuple[type[NodeT], ...]) -> Iterator[NodeT]:
     """All descendants of the given type, parents first."""
+    wanted: dict[type, bool] = {}
     for descendant in descendants(node):
-        if isinstance(descendant, node_type):
-            yield descendant
+        descendant_type = type(descendant)
+        known = wanted.get(descendant_type)
+        if known is None:
+            known = wanted[descendant_type] = issubclass(descendant_type, node_type)
+        if known:
+            yield descendant  # type: ignore[misc]  # that is what `wanted` says
 
 
 def dotted(node: cst.BaseExpression) -> str:
