@@ -157,7 +157,7 @@ class CompileCoversForwardOnly(Rule):
                 names = ", ".join(f"`{name}`" for name in sorted(eager))
                 yield Hit(
                     site.node,
-                    f"compiles `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on {net.name}: "
+                    f"torch.compile covers `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on {net.name}: "
                     "nothing of that is compiled",
                     module=site.module,
                     symbol=site.function.qualified,
