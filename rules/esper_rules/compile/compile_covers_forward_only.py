@@ -157,8 +157,8 @@ class CompileCoversForwardOnly(Rule):
                 names = ", ".join(f"`{name}`" for name in sorted(eager))
                 yield Hit(
                     site.node,
-                    f"torch.compile covers `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on {net.name}: "
-                    "nothing of that is compiled",
+                    f"torch.compile covers `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on "
+                    f"{net.name}: nothing of that is compiled",
                     module=site.module,
                     symbol=site.function.qualified,
                     confidence=None if known else Confidence.MEDIUM,
