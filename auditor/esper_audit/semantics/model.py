@@ -412,11 +412,6 @@ class ModuleModel:
         """Parents and nodes by type of the whole file; parses all of it, so ask the cheap tree first."""
         return Walk(piece.tree for piece in self.pieces)
 
-    def parents_in(self, line: int) -> dict[cst.CSTNode, cst.CSTNode]:
-        """The parent of every node of the top-level statement that covers a line."""
-        piece = self.piece_at(line)
-        return Walk([piece.tree]).parents if piece is not None else {}
-
     def code(self, node: cst.CSTNode) -> str:
         """The source text of a node on one line."""
         return " ".join(_PRINTER.code_for_node(node).split())

@@ -69,6 +69,7 @@ class NetworkClass:
         self.interpreter = interpreter
         self.project = interpreter.models.project
         self.flow: ClassFlow = interpreter.flow(model)
+        self._mentioned: dict[tuple[bytes, ...], bool] = {}
         self.dead: dict[str, Event] | None = None  # see dead_code
         self._by_kind: dict[
             tuple[str, ...], dict[str, list[tuple[tuple[int, int], Frame, Event, tuple[Event, ...]]]]
@@ -89,10 +90,6 @@ class NetworkClass:
     def module(self) -> ModuleModel:
         """The file the class is defined in."""
         return self.model.module
-
-    @cached_property
-    def _mentioned(self) -> dict[tuple[bytes, ...], bool]:
-        return {}
 
     def mentions(self, *texts: bytes) -> bool:
         """Whether one of the texts occurs where the network's code can be: its file and what the imports lead to.
@@ -453,11 +450,12 @@ class NetworkClass:
     @cached_property
     def importing_tests(self) -> tuple[Path, ...]:
         """The test files that import the class itself, at their top or inside a test."""
-        dotted = self.project.dotted_name(self.module.path).encode()
+        module_name = self.project.dotted_name(self.module.path).encode()
         found = []
         for path in self.testing_files or ():
             symbol = self.project.lookup(path, self.simple_name)
-            inside = b"import " in self.project.source(path).data and dotted in self.project.source(path).data
+            data = self.project.source(path).data
+            inside = b"import " in data and module_name in data
             named = self.simple_name.encode() in self.project.words(path)
             if (symbol.path == self.module.path and symbol.name == self.name) or (named and inside):
                 found.append(path)
@@ -620,16 +618,13 @@ def buffer_fields(model: ClassModel) -> dict[str, cst.CSTNode]:
     """The fields a storage holds: annotated class fields and attributes set on self, with their nodes."""
     fields: dict[str, cst.CSTNode] = dict(model.annotated_fields)
     for method in model.own_methods.values():
-        stack: list[cst.CSTNode] = [method.node]
-        while stack:
-            node = stack.pop()
-            if isinstance(node, (cst.AssignTarget, cst.AnnAssign)):
-                target = node.target
-                if (
-                    isinstance(target, cst.Attribute)
-                    and isinstance(target.value, cst.Name)
-                    and target.value.value == "self"
-                ):
-                    fields.setdefault(target.attr.value, target)
-            stack.extend(node.children)
+        assigned = [node.target for node in find(method.node, cst.AssignTarget)]
+        assigned += [node.target for node in find(method.node, cst.AnnAssign)]
+        for target in assigned:
+            if (
+                isinstance(target, cst.Attribute)
+                and isinstance(target.value, cst.Name)
+                and target.value.value == "self"
+            ):
+                fields.setdefault(target.attr.value, target)
     return fields

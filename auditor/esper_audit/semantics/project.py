@@ -543,10 +543,6 @@ class Project:
             self._says[key] = pattern.search(self._bytes(path)) is not None
         return self._says[key]
 
-    def mentions_torch(self, path: Path | None) -> bool:
-        """Whether the word occurs in the file at all."""
-        return path is not None and b"torch" in self._bytes(path)
-
     def files_naming(self, name: str) -> tuple[Path, ...] | None:
         """The project files whose bytes hold the word `name`, or None when the project is too large to say.
 

@@ -23,6 +23,10 @@ from esper_audit.semantics.values import (
     tensor,
 )
 
+_KEEPS_RANK = frozenset(
+    "Linear LazyLinear LayerNorm RMSNorm ReLU Tanh GELU SiLU ELU LeakyReLU Mish Sigmoid Dropout Identity".split()
+)
+
 
 class TorchCalls(Containers):
     """Calls of what no project file defines: builtins, factories, layers and distributions of torch."""
@@ -262,64 +266,32 @@ class TorchCalls(Containers):
         first = args[0] if args else kwargs.get("input", UNKNOWN)
         self.record("call", node, name=name, target=layer, args=args, kwargs=kwargs, callee="layer")
         if name in facts.RECURRENT:
-            state = tensor(3, "hidden")
-            hidden = (
-                sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
-            )
-            return sequence("tuple", [tensor(first.rank, "features"), hidden])
+            return sequence("tuple", [tensor(first.rank, "features"), _state(name, 3)])
         if name in facts.CELLS:
-            state = tensor(2, "hidden")
-            return (
-                sequence("tuple", [state, state]).but(roles=frozenset({"hidden"})) if name in facts.LSTM_LIKE else state
-            )
+            return _state(name, 2)
         short = name.rsplit(".", 1)[-1]
         if short == "Embedding":
             return tensor(first.rank + 1 if first.rank is not None else None)
-        keeps = short in (
-            "Linear",
-            "LayerNorm",
-            "ReLU",
-            "Tanh",
-            "GELU",
-            "SiLU",
-            "ELU",
-            "LeakyReLU",
-            "Dropout",
-            "Identity",
-            "RMSNorm",
-            "LazyLinear",
-            "Mish",
-            "Sigmoid",
-        )
+        keeps = short in _KEEPS_RANK
         if short == "Sequential" and layer.items:
             names = [
                 v.ref[0].rsplit(".", 1)[-1] if v.kind == "layer" and isinstance(v.ref, tuple) else ""
                 for v in layer.elements()
             ]
-            if any(n == "Softmax" for n in names[-1:]):
+            if names[-1:] == ["Softmax"]:
                 return tensor(first.rank, "probs", tags=frozenset({"p"}))
-            keeps = all(
-                n
-                in (
-                    "Linear",
-                    "LayerNorm",
-                    "ReLU",
-                    "Tanh",
-                    "GELU",
-                    "SiLU",
-                    "ELU",
-                    "LeakyReLU",
-                    "Dropout",
-                    "Identity",
-                    "RMSNorm",
-                    "Mish",
-                    "Sigmoid",
-                )
-                for n in names
-            )
+            keeps = _KEEPS_RANK.issuperset(names)
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
         return tensor(first.rank if keeps else None)
+
+
+def _state(name: str, rank: int) -> Val:
+    """What a recurrent layer remembers: h and c for an LSTM, one tensor for the others."""
+    state = tensor(rank, "hidden")
+    if name not in facts.LSTM_LIKE:
+        return state
+    return sequence("tuple", [state, state]).but(roles=frozenset({"hidden"}))
 
 
 def _extreme(name: str, args: tuple[Val, ...]) -> Val:
