@@ -146,4 +146,21 @@ def _which_bias(module: ModuleModel, parents: Parents, subject: cst.Subscript) -
     words = {node.value.strip("\"'") for node in descendants(loop) if isinstance(node, cst.SimpleString)}
     if any("ih" in word or "hh" in word for word in words if word.startswith(("bias", "_ih", "_hh", "ih", "hh"))):
         return ""
-    return "both" if any(word.strip("_.").startswith("bias") for word in words) else ""
+    if any(word.strip("_.").startswith("bias") for word in words):
+        return "both"
+    # An LSTM has parameters of two kinds only: what is no weight is a bias.
+    return "both" if _is_no_weight(parents, subject) else ""
+
+
+def _is_no_weight(parents: Parents, node: cst.CSTNode) -> bool:
+    """Whether `node` stands in the `else` of a test for a name with "weight" in it."""
+    parent = parents.get(node)
+    while parent is not None:
+        if isinstance(parent, cst.If) and node is parent.orelse and isinstance(parent.orelse, cst.Else):
+            tested = (
+                word.value.strip("\"'") for word in descendants(parent.test) if isinstance(word, cst.SimpleString)
+            )
+            if any(word.strip("_.").startswith("weight") for word in tested):
+                return not any(isinstance(part, cst.Not) for part in descendants(parent.test))
+        node, parent = parent, parents.get(parent)
+    return False

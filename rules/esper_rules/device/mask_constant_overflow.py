@@ -17,6 +17,7 @@ from esper_audit.rulekit import (
     masked_logits,
 )
 
+_WIDE = ("float32", "float64", "bfloat16")  # bfloat16 has the exponents of float32
 _HALF_MIN = -65504.0  # torch.finfo(torch.float16).min
 
 
@@ -86,7 +87,7 @@ class MaskConstantOverflow(Rule):
             if (
                 not isinstance(known, float)
                 or not float("-inf") < known < _HALF_MIN
-                or step.event.target.dtype == "float32"
+                or step.event.target.dtype in _WIDE
             ):
                 continue
             yield Hit(
@@ -115,6 +116,28 @@ class MaskConstantOverflow(Rule):
                 )
 
     VALID = (
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x, mask):
+                logits = self.action_head(x)
+                wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                return Categorical(logits=wide.masked_fill(~mask, -1e30)).sample()
+
+            def predict(self, x, mask):
+                return self.action_head(x).double().masked_fill(~mask, -1e30).softmax(-1).argmax(-1)
+
+            def evaluate(self, x, mask, action):
+                logits = self.action_head(x).to(torch.bfloat16).masked_fill(~mask, -1e9)
+                return Categorical(logits=logits).log_prob(action)
+        """,
         """
         import torch
         from torch import nn
@@ -214,5 +237,10 @@ class MaskConstantOverflow(Rule):
             def act(self, x, mask):
                 logits = self.action_head(x).masked_fill(~mask, -1e9)  # <- ESP203
                 return Categorical(logits=logits).sample()
+
+            def evaluate(self, x, mask, action):
+                logits = self.action_head(x)
+                same = logits.to(torch.promote_types(logits.dtype, torch.float16))
+                return Categorical(logits=same.masked_fill(~mask, -1e9)).log_prob(action)  # <- ESP203
         """,
     )

@@ -144,6 +144,22 @@ class ForgetBiasDoubled(Rule):
             def __init__(self):
                 super().__init__()
                 self.lstm = nn.LSTM(8, 32)
+                for name, parameter in self.lstm.named_parameters():
+                    if name.startswith("weight"):
+                        nn.init.orthogonal_(parameter)
+                    elif name == "bias_ih_l0":
+                        parameter.data.chunk(4)[1].fill_(1.0)
+                for name, parameter in self.lstm.named_parameters():
+                    if "weight" in name:
+                        parameter.data.chunk(4)[1].fill_(1.0)
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.lstm = nn.LSTM(8, 32)
                 for name, param in self.lstm.named_parameters():
                     if "bias" in name:
                         param.data.zero_()
@@ -211,6 +227,20 @@ class ForgetBiasDoubled(Rule):
         """,
     )
     INVALID = (
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.lstm = nn.LSTM(8, 32)
+                for name, parameter in self.lstm.named_parameters():
+                    if "weight" in name:
+                        nn.init.orthogonal_(parameter)
+                    else:
+                        nn.init.zeros_(parameter)
+                        parameter.data.chunk(4)[1].fill_(1.0)  # <- ESP602
+        """,
         """
         from torch import nn
 

@@ -164,6 +164,11 @@ class TorchCalls(Containers):
             )
         if name == "torch.finfo":
             return Val("finfo")
+        if name == "torch.promote_types":
+            # Beside an unknown dtype, float32 is the narrowest that can come out: what does not fit there fits nowhere.
+            given = {value.const for value in (*args, *kwargs.values()) if value.kind == "dtype"}
+            wide = next((dtype for dtype in ("float64", "float32") if dtype in given), None)
+            return Val("dtype", const=wide) if wide is not None else Val("dtype")
         if name in facts.LIKE_FACTORIES:
             fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
             return self.touched(
