@@ -1,4 +1,5 @@
-"""The ground truth against which probes will measure: a masked factored LSTM actor-critic, torch only.
+"""The ground truth: a masked factored LSTM actor-critic that is right, in the torch that every probe runs on.
 
-The package is empty until the reference is built; it exists so that the import contracts guard it from the first day.
+Read `network.py` first, then `distributions.py`, `rollout.py` and `ppo.py`; `tasks.py` shows that it learns. The four
+need nothing but torch, and import nothing of the auditor: they are what its probes measure against.
 """
