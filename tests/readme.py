@@ -1,6 +1,7 @@
-"""Renews what the README quotes: `python tests/readme.py`. A test compares, so that it shows what the tool says now.
+"""Renews what README.md and docs/probes.md quote: `python tests/readme.py`. A test compares, so that it is current.
 
-A quoted part begins with `<!-- output: COMMAND -->` or `<!-- table: rules -->` and ends with `<!-- end -->`.
+A quoted part begins with `<!-- output: COMMAND -->`, `<!-- table: rules -->` or `<!-- table: probes -->` and ends with
+`<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import sys
 from pathlib import Path
 
 from esper_audit.engine import Catalogue
+from esper_audit.probes.contract import probes
 from esper_audit.rulekit.pages import table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "probes.md")
 COMMAND = "python tests/readme.py"
 _QUOTED = re.compile(r"<!-- (?P<kind>output|table): (?P<what>.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -34,7 +37,17 @@ def quoted(text: str) -> list[str]:
 def _quote(match: re.Match[str]) -> str:
     if match["kind"] == "output":
         return f"```console\n$ {match['what']}\n{output(match['what'])}```\n"
-    return "\n".join(["", *table(list(Catalogue().infos.values()), "docs/rules/")]) + "\n\n"
+    rows = experiments() if match["what"] == "probes" else table(list(Catalogue().infos.values()), "docs/rules/")
+    return "\n".join(["", *rows]) + "\n\n"
+
+
+def experiments() -> list[str]:
+    """A table of all experiments: what each claims of a right network, and the code of its findings."""
+    rows = [
+        f"| `{probe.id}` | {probe.claim} | {probe.code}{'' if probe.convicts else ' (asks)'} |"
+        for probe in sorted(probes().values(), key=lambda probe: (probe.group, probe.id))
+    ]
+    return ["| experiment | claim | code |", "|---|---|---|", *rows]
 
 
 def output(command: str) -> str:
@@ -58,11 +71,12 @@ def output(command: str) -> str:
 
 
 def main() -> int:
-    """Rewrite the README and say whether it changed."""
-    before = README.read_text(encoding="utf-8")
-    after = renewed(before)
-    README.write_text(after, encoding="utf-8")
-    print("README.md is renewed" if after != before else "README.md was current")
+    """Rewrite the pages and say which changed."""
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = renewed(before)
+        page.write_text(after, encoding="utf-8")
+        print(f"{page.name} is renewed" if after != before else f"{page.name} was current")
     return 0
 
 

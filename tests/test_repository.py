@@ -22,7 +22,7 @@ from esper_audit.reporters import FORMATS
 from esper_audit.rulekit import pages
 
 from .check import CHECKS
-from .readme import COMMAND, README, ROOT, quoted, renewed
+from .readme import COMMAND, PAGES, README, ROOT, quoted, renewed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -134,8 +134,9 @@ def test_the_readme_names_every_key_of_the_json_report_and_every_format() -> Non
     assert re.findall(r"^- `(\w+)`: ", text, re.MULTILINE) == list(FORMATS)
 
 
-def test_the_readme_quotes_what_the_tool_says_now() -> None:
-    text = text_of("README.md")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_documents_quote_what_the_tool_says_now(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert text == renewed(text), f"run `{COMMAND}`"
 
 

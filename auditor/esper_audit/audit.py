@@ -21,6 +21,7 @@ from esper_audit.semantics.project import Project, project_root
 if TYPE_CHECKING:
     import libcst as cst
 
+    from esper_audit.probes.court import Case
     from esper_audit.rulekit.rule import Hit, Praise, Rule
     from esper_audit.semantics.flow import Interpreter
     from esper_audit.semantics.model import Models, ModuleModel
@@ -44,6 +45,7 @@ class _NetworkAudit:
     """The audit of one network class."""
 
     card: NetworkCard
+    net: NetworkClass
     findings: list[Finding] = field(default_factory=list)
     highlights: list[Highlight] = field(default_factory=list)
     consulted: set[Path] = field(default_factory=set)
@@ -107,6 +109,15 @@ class Auditor:
             return FileResult(FileReport(shown, "unparsable", error="is nested too deeply to audit"))
         finally:
             sys.setrecursionlimit(limit)
+
+    def cases(self, path: Path) -> list[Case]:
+        """The networks of a file that was audited, ready for the court."""
+        from esper_audit.probes.court import Case
+        from esper_audit.probes.orders import order_for
+
+        workshop = self._workshop(path)
+        audits = workshop.audits.get(workshop.project.same(path), {})
+        return [Case(order_for(audit.net), audit.card) for audit in audits.values()]
 
     def _workshop(self, path: Path) -> _Workshop:
         root = project_root(path)
@@ -192,7 +203,9 @@ class Auditor:
             workshop.project.consulted.clear()
             net = NetworkClass(model, workshop.interpreter)
             hits, praises, errors = self._ask(net, module)
-            audit = _NetworkAudit(_card(net, self.display), errors=errors, consulted=set(workshop.project.consulted))
+            audit = _NetworkAudit(
+                _card(net, self.display), net, errors=errors, consulted=set(workshop.project.consulted)
+            )
             raw[name] = (net, hits, praises, audit)
             places.want_all(hits, praises)
         for net, hits, praises, audit in raw.values():
@@ -280,6 +293,7 @@ def _finding(rule: Rule, hit: Hit, net: NetworkClass, places: _Places) -> Findin
         help=hit.help or rule.help,
         span=places.span(hit.module, hit.node, hit.end),
         symbol=hit.symbol or net.name,
+        network=f"{places.display(net.module.path)}::{net.name}",
         related=tuple(Related(places.span(note.module, note.node), note.message) for note in hit.notes),
     )
 

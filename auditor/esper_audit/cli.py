@@ -70,7 +70,7 @@ def program(
 ) -> None:
     """Audit PyTorch reinforcement-learning networks: each finding at its line, with the reason and the cure.
 
-    Nothing of the audited code is imported or run, and torch need not be installed.
+    Nothing of the audited code is imported or run unless `--probe` asks for it, and torch need not be installed.
 
     Examples:
 
@@ -79,6 +79,8 @@ def program(
     - `esper-audit src --fail-on high` : audit a folder, fail only on high and critical findings
 
     - `esper-audit src -o AUDIT.md` : write the audit report besides
+
+    - `esper-audit network.py --probe` : build the network and put each suspicion on trial
 
     - `esper-audit explain ESP201` : what a code means and what to do about it
 
@@ -96,6 +98,12 @@ ColorOption = Annotated[
     Color, typer.Option("--color", help="When to colour; NO_COLOR and FORCE_COLOR are honoured by `auto`.")
 ]
 _WHAT, _WHICH, _HOW, _WHERE = "What to audit", "Which findings", "What to print", "Settings"
+ProbeTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--probe-timeout", min=1.0, metavar="SECONDS", help="For each worker. (default: 60)", rich_help_panel=_WHAT
+    ),
+]
 
 
 @app.command()
@@ -119,6 +127,15 @@ def check(
             rich_help_panel=_WHAT,
         ),
     ] = False,
+    probe: Annotated[
+        bool | None,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Build the networks in a subprocess and put each suspicion on trial. **Runs the audited code.**",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    probe_timeout: ProbeTimeoutOption = None,
     select: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,6 +184,9 @@ def check(
     show_suppressed: Annotated[
         bool,
         typer.Option("--show-suppressed", help="Show what comments suppress, with the reasons.", rich_help_panel=_HOW),
+    ] = False,
+    show_refuted: Annotated[
+        bool, typer.Option("--show-refuted", help="Show what an experiment refuted.", rich_help_panel=_HOW)
     ] = False,
     reproducible: Annotated[
         bool,
@@ -235,6 +255,9 @@ def check(
         "color": color.value,
         "exit_zero": exit_zero,
         "reproducible": reproducible,
+        "probe": probe,
+        "probe_timeout": probe_timeout,
+        "show_refuted": show_refuted,
     }
     # what was not said is left out, so that the defaults stay in CheckRequest
     request = CheckRequest(paths=tuple(paths), **{name: value for name, value in given.items() if value is not None})
@@ -244,6 +267,23 @@ def check(
 def _codes(words: list[str] | None) -> tuple[str, ...]:
     """`--select A,B --select C` as A, B, C."""
     return tuple(code.strip() for word in words or () for code in word.split(",") if code.strip())
+
+
+@app.command()
+def probe(
+    path: Annotated[str, typer.Argument(metavar="PATH[::CLASS]", help="A file or folder, or one class of a file.")],
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1.0, metavar="SECONDS", help="For each worker. (default: 60)")
+    ] = None,
+    config: ConfigOption = None,
+    isolated: IsolatedOption = False,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Run the experiments alone, and tell every number. **This runs the audited code**, in a subprocess.
+
+    Exit codes: 0 nothing fails, 1 an experiment fails, 2 wrong use, 3 the audit itself failed.
+    """
+    raise typer.Exit(commands.probe(path, timeout=timeout, config=config, isolated=isolated, color=color.value))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from esper_audit.console import (
     write_file,
 )
 from esper_audit.core.errors import UsageError
+from esper_audit.core.findings import Verdict
 from esper_audit.core.report import AuditReport, RuleInfo
 from esper_audit.engine import (
     Catalogue,
@@ -82,15 +83,66 @@ def _check(request: CheckRequest) -> int:
 
 
 def _audited(plan: Plan) -> AuditReport:
+    if plan.probes:
+        import importlib.util
+
+        if importlib.util.find_spec("torch") is None:
+            raise UsageError("--probe needs torch: pip install 'esper-audit[probe]'")
     if plan.request.quiet or not is_terminal(sys.stderr):
         return audit(plan)
     from esper_audit.progress import ProgressBar
 
     bar = ProgressBar()
     try:
-        return audit(plan, progress=bar)
+        return audit(plan, progress=bar, tell=bar.say)
     finally:
         bar.close()
+
+
+# --- probe
+
+
+def probe(
+    word: str,
+    *,
+    timeout: float | None = None,
+    config: str | None = None,
+    isolated: bool = False,
+    color: str = "auto",
+) -> int:
+    """Run the experiments on the networks of a path and tell every number."""
+    return guarded(lambda: _probe(word, timeout, config, color, isolated=isolated))
+
+
+def _probe(word: str, timeout: float | None, config: str | None, color: str, *, isolated: bool) -> int:
+    path, _, network = word.partition("::")
+    request = CheckRequest(
+        paths=(path,),
+        probe=True,
+        everything=True,
+        probe_timeout=timeout,
+        network=network,
+        config=config,
+        isolated=isolated,
+        color=color,
+    )
+    plan = prepare(request)
+    report = _audited(plan)
+    for file in report.files:
+        if file.error:
+            tell("error", f"{file.path}: {' '.join(file.error.split())}")
+    for note in report.notes:
+        tell("note", note)
+    names = sorted({card.name for file in report.files if file.status == "audited" for card in file.networks})
+    if network and network not in names:
+        raise UsageError(f"{path} defines no network {network!r}{nearest(network, names)}")
+    from esper_audit.reporters import render_experiments
+
+    options = _options(request, color=wants_color(color, sys.stdout), width=width_of(sys.stdout))
+    failed = deliver(lambda sink: render_experiments(report, sink, options=options))
+    broken = any(file.status in ("crashed", "unparsable") for file in report.files)
+    faults = any(result.verdict is Verdict.REFUTED and result.decisive for result in report.probes)
+    return failed or (3 if broken else int(faults))
 
 
 def destinations(request: CheckRequest) -> tuple[str | None, tuple[Output, ...]]:
@@ -134,6 +186,7 @@ def _options(request: CheckRequest, *, color: bool, width: int) -> RenderOptions
         statistics=request.statistics,
         quiet=request.quiet,
         reproducible=request.reproducible,
+        show_refuted=request.show_refuted,
         date="" if request.reproducible else time.strftime("%Y-%m-%d"),
     )
 

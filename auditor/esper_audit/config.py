@@ -24,7 +24,7 @@ DEFAULT, COMMAND_LINE = "default", "command line"
 
 # These make the audit run code. They are taken only from the configuration of the one who calls the tool, never from
 # the project that is being read: auditing a stranger's repository must not execute it.
-WITHOUT_EFFECT = ("baseline", "first-party", "probe")  # reserved: understood, but nothing acts on them yet
+WITHOUT_EFFECT = ("baseline", "first-party")  # reserved: understood, but nothing acts on them yet
 CALLER_KEYS = ("plugins", "probe")
 
 
@@ -260,8 +260,21 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 
 
 def _probe(value: object, where: str) -> bool | Mapping[str, Any]:
-    if not isinstance(value, bool | dict):
+    """`true`, or a table of networks: `"path/to/file.py::Class" = {args = {...}}` or `{factory = "module:name"}`."""
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, dict):
         raise _wrong(where, "true, false or a table", value)
+    for key, entry in value.items():
+        if "::" not in key:
+            raise ConfigError(f"{where} must name networks as 'path/to/file.py::Class', not {key!r}")
+        table = _table(entry, f"{where} {key!r}")
+        for name in table:
+            if name not in ("args", "factory"):
+                raise ConfigError(f"{where} {key!r}: unknown key {name!r}{nearest(name, ('args', 'factory'))}")
+        _table(table.get("args", {}), f"{where} {key!r} 'args'")
+        if ":" not in _text(table.get("factory", ":"), f"{where} {key!r} 'factory'"):
+            raise ConfigError(f"{where} {key!r} 'factory' must be 'module:function', not {table['factory']!r}")
     return value
 
 

@@ -23,9 +23,11 @@ from esper_audit.semantics.source import Source
 
 if TYPE_CHECKING:
     from esper_audit.audit import FileResult
+    from esper_audit.probes.contract import Order
+    from esper_audit.probes.court import Case, Tell, Trial
 
 _SUPPRESSION_MARK = b"esper:"
-COMMANDS = ("check", "explain", "list-rules", "show-config")
+COMMANDS = ("check", "probe", "explain", "list-rules", "show-config")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class CheckRequest:
     color: str = "auto"
     exit_zero: bool = False
     reproducible: bool = False
+    probe: bool | None = None
+    probe_timeout: float | None = None
+    show_refuted: bool = False
+    network: str = ""  # of the `probe` command: only the class of this name
+    everything: bool = False  # of the `probe` command: experiments that decide no finding, too
 
 
 class AnyRule(Protocol):
@@ -73,6 +80,9 @@ class AnyAuditor(Protocol):
 
     def audit_file(self, path: Path, data: bytes | None = None) -> FileResult:
         """The result for one file; never raises for a bad file."""
+
+    def cases(self, path: Path) -> list[Case]:
+        """The networks of a file that was audited, ready for the court."""
 
 
 RuleLoader = Callable[[Sequence[str]], Mapping[str, AnyRule]]
@@ -111,19 +121,21 @@ class Catalogue:
     @cached_property
     def infos(self) -> Mapping[str, RuleInfo]:
         """Code -> what is told about a rule, for every code there is."""
+        from esper_audit.probes.codes import own_rules
         from esper_audit.suppressions import OWN_RULES
 
         infos = {code: rule.info() for code, rule in self.rules.items()}
-        infos.update({info.code: info for info in OWN_RULES})
+        infos.update({info.code: info for info in (*own_rules(), *OWN_RULES)})
         return dict(sorted(infos.items()))
 
     @cached_property
     def names(self) -> Mapping[str, str]:
         """Code -> name."""
+        from esper_audit.probes.codes import own_rules
         from esper_audit.suppressions import OWN_RULES
 
         names = {code: rule.name for code, rule in self.rules.items()}
-        names.update({info.code: info.name for info in OWN_RULES})
+        names.update({info.code: info.name for info in (*own_rules(), *OWN_RULES)})
         return dict(sorted(names.items()))
 
 
@@ -147,6 +159,12 @@ class Plan:
     cwd: Path
 
     @property
+    def probes(self) -> bool:
+        """Whether networks are to be built and tried: the command line has the last word."""
+        said = self.request.probe
+        return said if said is not None else self.settings.probe is True
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the command line although the rest of the run goes on."""
         return self.collection.problems
@@ -157,6 +175,8 @@ def settings_for(request: CheckRequest, cwd: Path) -> Settings:
     word = next(iter(request.paths), ".")
     first = cwd / (request.stdin_filename if word == "-" else word)
     settings = load(first.absolute(), cwd=cwd, config=request.config, isolated=request.isolated)
+    if request.probe is not None and not isinstance(settings.probe, Mapping):
+        settings = replace(settings, probe=request.probe)
     return settings.with_command_line(
         Selectors(request.select, request.extend_select, request.ignore),
         fail_on=request.fail_on,
@@ -219,15 +239,21 @@ def audit(
     *,
     auditor: AuditorMaker = make_auditor,
     progress: Progress | None = None,
+    tell: Tell | None = None,
     stdin: Callable[[], bytes] = read_standard_input,
 ) -> AuditReport:
-    """Audit every file of the plan. A file that is broken, or breaks a rule, is reported and the run goes on."""
+    """Audit every file of the plan. A file that is broken, or breaks a rule, is reported and the run goes on.
+
+    `progress` is called before each file, `tell` with a line of words before each experiment.
+    """
     run = _Run(plan, auditor, stdin)
     targets = plan.collection.targets
     for number, target in enumerate(targets):
         if progress is not None:
             progress(number, len(targets), target.display)
         run.look_at(target)
+    if plan.probes:
+        run.put_on_trial(tell or (lambda _: None))
     return run.report()
 
 
@@ -251,6 +277,7 @@ class _Run:
     results: dict[str, _Result] = field(default_factory=dict)
     sources: dict[str, Source | None] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
+    trial: Trial | None = None
 
     # --- reading files
 
@@ -300,13 +327,49 @@ class _Run:
         self.details.append(f"{target.display}: skipped, torch does not occur in it")
         return _Result(FileReport(target.display, "skipped"))
 
+    # --- experiments
+
+    def put_on_trial(self, tell: Tell) -> None:
+        """Build every network of the files that were asked for, and try it."""
+        from esper_audit.probes.court import TIMEOUT, trial
+        from esper_audit.probes.orders import configured
+
+        cases = [
+            replace(case, order=configured(case.order, self.plan.settings))
+            for target in self.plan.collection.targets
+            if not target.stdin and self.results[target.display].report.networks
+            for case in self.auditor.cases(target.path)
+            if self.plan.request.network in ("", case.card.name)
+        ]
+        self.trial = trial(
+            cases,
+            list(self._each_once()),
+            self.plan.catalogue.infos,
+            enabled=self.selection.enabled,
+            reference=self._reference(),
+            everything=self.plan.request.everything,
+            timeout=self.plan.request.probe_timeout or TIMEOUT,
+            tell=tell,
+        )
+
+    def _reference(self) -> Order | None:
+        """The reference implementation, found and not imported: it is tried like a stranger's code."""
+        from importlib.util import find_spec
+
+        spec = find_spec("esper_reference")
+        if spec is None or spec.origin is None:
+            return None
+        path = Path(spec.origin).with_name("network.py")
+        self.auditor.audit_file(path)
+        return next((case.order for case in self.auditor.cases(path)), None)
+
     # --- the report
 
     def report(self) -> AuditReport:
         settings = self.plan.settings
         findings = [
             replace(finding, severity=self.selection.severity(finding))
-            for finding in self._each_once()
+            for finding in (self._each_once() if self.trial is None else self.trial.findings)
             if not self.selection.ignored_in(self.plan.cwd / finding.span.path, finding.code)
         ]
         findings = fingerprinted(findings, self._line_texts(findings))
@@ -328,6 +391,8 @@ class _Run:
             hidden=hidden,
             notes=(*settings.notes, *self.plan.collection.notes, *_nothing_found(files), *details),
             rules=self._rule_infos(),
+            probes=tuple(self.trial.probes) if self.trial is not None else (),
+            torch_version=self.trial.torch_version if self.trial is not None else "",
             sources={path: lines for path in sorted(paths) if (lines := self._lines(path))},
         )
 
@@ -413,7 +478,14 @@ class _Run:
     def _rule_infos(self) -> tuple[RuleInfo, ...]:
         if not self.plan.catalogue.loaded:
             return ()
-        return tuple(info for code, info in self.plan.catalogue.infos.items() if self.selection.enabled(code))
+        from esper_audit.probes.codes import own_rules
+
+        unheard = set() if self.trial is not None else {info.code for info in own_rules()}  # nobody looked
+        return tuple(
+            info
+            for code, info in self.plan.catalogue.infos.items()
+            if code not in unheard and self.selection.enabled(code)
+        )
 
     def _source(self, path: str) -> Source | None:
         """The source of any file the report speaks of."""

@@ -36,6 +36,14 @@ class ProgressBar:
         assert self._task is not None
         self._bar.update(self._task, completed=done, total=total, path=path)
 
+    def say(self, words: str) -> None:
+        """Tell what is going on now: an experiment begins."""
+        if self._bar is None:
+            self._bar = self._shown()
+            self._task = self._bar.add_task("audit", total=None, path="")
+        assert self._task is not None
+        self._bar.update(self._task, total=None, path=words)
+
     @staticmethod
     def _shown() -> Progress:
         from rich.console import Console

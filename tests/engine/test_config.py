@@ -55,7 +55,7 @@ def test_every_key_is_read(here: Path) -> None:
         baseline = "audit.json"
         require-reason = true
         first-party = ["agents"]
-        probe = { timeout = 5 }
+        probe = { "agent.py::Policy" = { args = { obs_dim = 8 } } }
         [tool.esper-audit.roles]
         choose = "act"
         [tool.esper-audit.severity]
@@ -72,7 +72,8 @@ def test_every_key_is_read(here: Path) -> None:
         Confidence.MEDIUM,
     )
     assert (settings.exclude, settings.plugins, settings.baseline) == (("legacy/",), ("my_rules",), "audit.json")
-    assert (settings.require_reason, settings.first_party, settings.probe) == (True, ("agents",), {"timeout": 5})
+    assert (settings.require_reason, settings.first_party) == (True, ("agents",))
+    assert settings.probe == {"agent.py::Policy": {"args": {"obs_dim": 8}}}
     assert (settings.roles, settings.severity) == ({"choose": "act"}, {"ESP201": Severity.CRITICAL})
     assert settings.per_file_ignores == {"tests/*": ("ESP6",)}
     assert {origin for _, _, origin in settings.rows()} == {"pyproject.toml"}
@@ -152,6 +153,18 @@ def test_a_project_below_the_current_folder_cannot_bring_plugins(here: Path) -> 
         (
             "[tool.esper-audit]\nprobe = 2024-01-01\n",
             "pyproject.toml: 'probe' must be true, false or a table, not a date or time",
+        ),
+        (
+            "[tool.esper-audit.probe]\ntimeout = 5\n",
+            "pyproject.toml: 'probe' must name networks as 'path/to/file.py::Class', not 'timeout'",
+        ),
+        (
+            '[tool.esper-audit.probe."a.py::Net"]\nfactori = "m:f"\n',
+            "pyproject.toml: 'probe' 'a.py::Net': unknown key 'factori'; did you mean 'factory'?",
+        ),
+        (
+            '[tool.esper-audit.probe."a.py::Net"]\nfactory = "make"\n',
+            "pyproject.toml: 'probe' 'a.py::Net' 'factory' must be 'module:function', not 'make'",
         ),
         ("[tool.esper-audit]\nroles = true\n", "pyproject.toml: 'roles' must be a table, not a boolean"),
         (

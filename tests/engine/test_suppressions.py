@@ -264,7 +264,7 @@ def test_a_reason_is_asked_for_only_when_the_configuration_demands_one(bench: Wo
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("ESP604", "no rule is called 'ESP604', so it suppresses nothing; did you mean 'ESP603'?"),
+        ("ESP604", "no rule is called 'ESP604', so it suppresses nothing; did you mean 'ESP680'?"),
         ("hiden-on-cpu", "no rule is called 'hiden-on-cpu', so it suppresses nothing; did you mean 'hidden-on-cpu'?"),
         ("ESP2", "'ESP2' stands for a whole family, and there is no blanket form: it suppresses nothing"),
         ("all", "'all' stands for a whole family, and there is no blanket form: it suppresses nothing"),

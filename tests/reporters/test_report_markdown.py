@@ -90,6 +90,7 @@ def test_the_document_has_the_parts_of_an_audit_in_order(report: AuditReport, sh
         "All findings",
         "Recommendations in order of priority",
         "Positive highlights",
+        "Conformance",
         "Refuted by experiment",
         "Suppressed and baselined",
         "Method and limits",

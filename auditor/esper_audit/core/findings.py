@@ -151,6 +151,7 @@ class Finding:
     evidence: str = ""
     origin: str = "rule"
     fingerprint: str = ""
+    network: str = field(default="", compare=False)  # `path::Class`: whom the finding is about, wherever it stands
     reason: str = field(default="", compare=False)  # why it was suppressed or baselined; empty for active findings
 
     @property

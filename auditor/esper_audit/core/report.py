@@ -92,7 +92,11 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """One experiment on one subject."""
+    """One experiment on one subject. The verdict is about the claim: `refuted` where the network does not do it.
+
+    `decisive` says whether that is a fault by itself; else it only matters where a rule suspected something.
+    `reference` is what the same experiment measured on the reference implementation in the same run; empty if none did.
+    """
 
     id: str
     subject: str
@@ -101,6 +105,9 @@ class ProbeResult:
     measured: str
     seconds: float
     error: str = ""
+    decisive: bool = True
+    reference: str = ""
+    table: tuple[tuple[str, ...], ...] = ()  # what the experiment tells besides, its head first
 
     def to_json(self) -> dict[str, Any]:
         """The object that `esper-audit/1` promises for a probe."""

@@ -13,7 +13,7 @@ from esper_audit.core.errors import UsageError
 from esper_audit.core.report import AuditReport
 from esper_audit.reporters.options import RenderOptions
 
-__all__ = ["FORMATS", "RenderOptions", "render"]
+__all__ = ["FORMATS", "RenderOptions", "render", "render_experiments"]
 
 _REPORTERS = {
     "full": ("plain", "render_full"),
@@ -35,7 +35,15 @@ def render(format_name: str, report: AuditReport, sink: TextIO, *, options: Rend
         raise UsageError(f"unknown format {format_name!r}; there are {', '.join(FORMATS)}")
     options = options or RenderOptions()
     coloured = options.color and format_name in _COLOURED
-    module, function = _COLOURED[format_name] if coloured else _REPORTERS[format_name]
+    _render(*(_COLOURED[format_name] if coloured else _REPORTERS[format_name]), report, sink, options)
+
+
+def render_experiments(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None:
+    """Write what the experiments alone say, for the `probe` command."""
+    _render("terminal" if options.color else "plain", "render_experiments", report, sink, options)
+
+
+def _render(module: str, function: str, report: AuditReport, sink: TextIO, options: RenderOptions) -> None:
     page = io.StringIO()
     getattr(importlib.import_module(f"{__name__}.{module}"), function)(report, page, options=options)
     sink.write(_encodable(page.getvalue(), sink))

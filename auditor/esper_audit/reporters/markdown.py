@@ -40,6 +40,7 @@ def render(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None
         *_all_findings(entries),
         *_recommendations(entries),
         *_positive(report),
+        *_conformance(report),
         *_refuted(report),
         *_set_aside(report),
         *_method(report),
@@ -251,6 +252,31 @@ def _positive(report: AuditReport) -> Iterator[str]:
     )
 
 
+def _conformance(report: AuditReport) -> Iterator[str]:
+    """Every claim, what was measured on the reference implementation, and what on each network of the audit."""
+    if not report.probes:
+        return
+    yield "## Conformance"
+    yield "What holds for a right network, on the reference implementation and on this one."
+    for subject in dict.fromkeys(probe.subject for probe in report.probes):
+        results = [probe for probe in report.probes if probe.subject == subject]
+        yield f"### Experiments on {code_span(subject)}"
+        yield table(("experiment", "claim", "reference", "this network", ""), map(_probe_row, results))
+        for result in results:
+            if result.table:
+                yield f"{code_span(result.id)}, part by part:"
+                head, *rows = (tuple(map(inline, row)) for row in result.table)
+                yield table(head, rows)
+
+
+def _probe_row(probe: ProbeResult) -> tuple[str, ...]:
+    """Without the seconds it took: they differ from run to run, and a report should not."""
+    measured = inline(probe.measured or probe.error)
+    fails = "**does not hold**" if probe.decisive else "does not hold"
+    holds = {Verdict.CONFIRMED: "holds", Verdict.REFUTED: fails}.get(probe.verdict, "undecided")
+    return (code_span(probe.id), inline(probe.claim), inline(probe.reference), measured, holds)
+
+
 def _refuted(report: AuditReport) -> Iterator[str]:
     yield "## Refuted by experiment"
     if not report.refuted:
@@ -286,9 +312,6 @@ def _short(finding: Finding) -> tuple[str, str, str]:
 def _method(report: AuditReport) -> Iterator[str]:
     yield "## Method and limits"
     yield bullets(_limits(report))
-    if report.probes:
-        yield "### Experiments"
-        yield table(("experiment", "subject", "verdict", "claim", "measured"), map(_probe_row, report.probes))
 
 
 _READING = (
@@ -309,9 +332,3 @@ def _limits(report: AuditReport) -> Iterator[str]:
     if consulted := sum(file.status == "consulted" for file in report.files):
         yield f"{words.count(consulted, 'more file')} {_CONSULTED}"
     yield from map(inline, report.notes)
-
-
-def _probe_row(probe: ProbeResult) -> tuple[str, ...]:
-    """Without the seconds it took: they differ from run to run, and a report should not."""
-    measured = inline(probe.measured or probe.error)
-    return (code_span(probe.id), code_span(probe.subject), probe.verdict.value, inline(probe.claim), measured)

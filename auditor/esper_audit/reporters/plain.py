@@ -30,6 +30,37 @@ def render_concise(report: AuditReport, sink: TextIO, *, options: RenderOptions)
     _write(concise_lines(report, options), sink)
 
 
+def render_experiments(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None:
+    """Every experiment with its number."""
+    _write(experiment_lines(report, options), sink)
+
+
+_MARKS = {Verdict.CONFIRMED: "holds", Verdict.REFUTED: "FAILS", Verdict.INCONCLUSIVE: "open"}
+_TONES = {Verdict.CONFIRMED: "refuted", Verdict.REFUTED: "confirmed", Verdict.INCONCLUSIVE: "inconclusive"}
+
+
+def experiment_lines(report: AuditReport, options: RenderOptions) -> Iterator[Line]:
+    """What was claimed and what was measured, network by network, as lines with tones."""
+    subjects = dict.fromkeys(result.subject for result in report.probes)
+    for subject in subjects:
+        results = [result for result in report.probes if result.subject == subject]
+        yield (Segment(visible(subject), "label"), Segment(f"  (torch {visible(report.torch_version)})", "dim"))
+        width = max(len(result.id) for result in results)
+        for result in results:
+            mild = result.verdict is Verdict.REFUTED and not result.decisive
+            mark, tone = ("no", "note") if mild else (_MARKS[result.verdict], _TONES[result.verdict])
+            lead = (Segment(f"  {mark:<6}", tone), Segment(f"{visible(result.id):<{width}}  "))
+            said = result.measured or result.error
+            yield from hanging(lead, said, tone="", width=options.width, indent=width + 10)
+        told = [each for each in results if each.decisive or each.verdict is not Verdict.REFUTED]
+        tally = Counter(_MARKS[each.verdict] for each in told)
+        counts = f"{tally['holds']} of {len(results)} claims hold, {tally['FAILS']} fail, {tally['open']} undecided"
+        yield (Segment(f"  {counts}", "summary"),)
+        yield BLANK
+    if not subjects:
+        yield (Segment("No network was tried."),)
+
+
 def _write(lines: Iterable[Line], sink: TextIO) -> None:
     sink.writelines(f"{line_text(line)}\n" for line in lines)
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from esper_audit.core.report import AuditReport
 from esper_audit.reporters.layout import Line, trimmed
 from esper_audit.reporters.options import RenderOptions
-from esper_audit.reporters.plain import concise_lines, full_lines
+from esper_audit.reporters.plain import concise_lines, experiment_lines, full_lines
 
 _STYLES = {
     "critical": "bold magenta",
@@ -45,6 +45,11 @@ def render_full(report: AuditReport, sink: TextIO, *, options: RenderOptions) ->
 def render_concise(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None:
     """`plain.render_concise` in colour."""
     sink.write(_painted(concise_lines(report, options), options))
+
+
+def render_experiments(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None:
+    """`plain.render_experiments` in colour."""
+    sink.write(_painted(experiment_lines(report, options), options))
 
 
 def _painted(lines: Iterable[Line], options: RenderOptions) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from esper_audit.core.findings import Confidence
 from esper_audit.core.report import RuleInfo
 from esper_audit.engine import Catalogue
+from esper_audit.probes.contract import probes
 
 COMMAND = "python -m esper_audit.rulekit.pages docs/rules"
 INDEX = "README.md"
@@ -60,7 +61,7 @@ def page(info: RuleInfo, rule: Any) -> str:
         "",
         *_spaced(info.page.strip()),
         "",
-        *_source(rule),
+        *_source(info, rule),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -77,7 +78,7 @@ def index(infos: Sequence[RuleInfo]) -> str:
         "",
         "The severity is the usual one; where a single finding can be worse or milder, the page says when. *Praise*",
         "marks rules that report no faults: they tell of good patterns. The probe column names the experiment that",
-        "could decide a finding; this version reads only and runs none.",
+        "decides a finding under `--probe`; the codes from ESPx80 to ESPx89 are those of experiments alone.",
         "",
     ]
     for digit, title in _FAMILIES.items():
@@ -157,13 +158,16 @@ def _spaced(text: str) -> list[str]:
     return lines[1:] if lines[:1] == [""] else lines
 
 
-def _source(rule: Any) -> list[str]:
-    module = "esper_audit.suppressions" if rule is None else type(rule).__module__
+def _source(info: RuleInfo, rule: Any) -> list[str]:
+    if rule is not None:
+        module = type(rule).__module__
+    else:
+        module = type(probes()[info.probe]).__module__ if info.probe else "esper_audit.suppressions"
     root = {"esper_audit": "auditor", "esper_rules": "rules"}.get(module.partition(".")[0])
     if root is None:
         return []
     path = f"{root}/{module.replace('.', '/')}.py"
-    return [f"Source and cases: [`{path}`](../../{path})"]
+    return [f"Source{' and cases' if rule is not None else ''}: [`{path}`](../../{path})"]
 
 
 def main(words: Sequence[str]) -> int:

@@ -112,7 +112,7 @@ class UndocumentedGradientFreeLogProb(Rule):
     category = Category.GRADIENT
     severity = Severity.MEDIUM
     confidence = Confidence.HIGH
-    probe = "inference-tensors"
+    probe = "log-prob-gradient"
     help = "say in the docstring that the log-probs are not differentiable and which method to train on"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:

@@ -1,0 +1,50 @@
+"""A fresh policy is close to uniform over the valid actions.
+
+Experiment: the entropy of the fresh network over random observations, as a share of its maximum. Criterion: at least
+0.95 on average. Pitfalls: small features hide a large gain, so this is lenient; a policy may start elsewhere on
+purpose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esper_audit.core.findings import Category, Severity
+from esper_audit.probes.contract import Measurement, NotComparable, Probe, judged
+
+if TYPE_CHECKING:
+    from esper_audit.probes.subject import Subject
+
+
+class InitPolicy(Probe):
+    """P-init of the catalogue, for the policy."""
+
+    id = "init-policy"
+    claim = "a fresh policy is close to uniform"
+    code, name = "ESP681", "policy-head-gain"
+    category, severity = Category.QUALITY, Severity.LOW
+    help = "initialise the last layer of each policy head with a gain of 0.01"
+
+    def run(self, subject: Subject) -> Measurement:
+        """See the module."""
+        import torch
+
+        inputs = subject.inputs(seed=2)
+        if not inputs.actions:
+            raise NotComparable("the network has no discrete head that is known")
+        network = subject.fresh().eval()
+        spread, tried = 0.0, 0
+        with torch.no_grad():
+            masks = {head: torch.ones_like(mask) for head, mask in inputs.masks.items()}
+            for shift in range(4):
+                actions = {h: torch.full_like(a, shift % masks[h].shape[-1]) for h, a in inputs.actions.items()}
+                log_prob = subject.evaluate(network, inputs.but(masks=masks, actions=actions)).log_prob
+                if log_prob is None:
+                    raise NotComparable("evaluate returns no log-prob")
+                uniform = -sum(float(torch.tensor(mask.shape[-1]).log()) for mask in masks.values())
+                spread += float((log_prob - uniform).abs().mean())
+                tried += 1
+        return judged(
+            passed=spread / tried < 0.35,
+            measured=f"log-probs of a fresh policy are {spread / tried:.2f} from uniform on average",
+        )

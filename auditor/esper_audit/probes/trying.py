@@ -1,0 +1,39 @@
+"""One experiment after the other on a subject; whatever audited code raises is an outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from esper_audit.probes.building import told
+from esper_audit.probes.contract import UNDECIDED, Measurement, NotComparable, Order, Outcome, Probe, probes
+from esper_audit.probes.subject import Subject
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def attempt(probe: Probe, subject: Subject) -> Outcome:
+    """Run one experiment."""
+    start = time.perf_counter()
+    try:
+        torch.manual_seed(subject.order.seed)
+        seen, reason = probe.run(subject), ""
+    except NotComparable as why:
+        seen, reason = Measurement(UNDECIDED, ""), f"not comparable: {why}"
+    except BaseException as failure:  # noqa: BLE001 - audited code may raise anything, SystemExit not excepted
+        seen, reason = Measurement(UNDECIDED, ""), f"the experiment could not be finished: {told(failure)}"
+    return Outcome(
+        probe.id, seen.result, seen.measured, reason, seen.method, round(time.perf_counter() - start, 3), seen.table
+    )
+
+
+def tried(order: Order, network: nn.Module) -> Iterator[Outcome]:
+    """Run the experiments of `order` on a network that is there already; the random numbers around go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        subject = Subject(order, network)
+        for name in order.probes:
+            yield attempt(probes()[name], subject)
