@@ -175,8 +175,6 @@ def settings_for(request: CheckRequest, cwd: Path) -> Settings:
     word = next(iter(request.paths), ".")
     first = cwd / (request.stdin_filename if word == "-" else word)
     settings = load(first.absolute(), cwd=cwd, config=request.config, isolated=request.isolated)
-    if request.probe is not None and not isinstance(settings.probe, Mapping):
-        settings = replace(settings, probe=request.probe)
     return settings.with_command_line(
         Selectors(request.select, request.extend_select, request.ignore),
         fail_on=request.fail_on,

@@ -10,15 +10,15 @@ thread, in turns with eager calls. This is run by hand and is never a test: a ti
 from __future__ import annotations
 
 import contextlib
-import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from esper_audit.probes.dynamo import Counting, logged_breaks
 from esper_reference.network import FactoredActorCritic
 from esper_reference.ppo import allow_lstm
 
@@ -120,16 +120,12 @@ def measure(
     """Count graphs and breaks, then compile for good and time eager and compiled calls in turns."""
     torch.manual_seed(0)
     network = FactoredActorCritic(OBSERVATION_DIM, HEADS)
-    graphs: list[Any] = []
-
-    def count(graph: Any, _inputs: Any) -> Any:
-        graphs.append(graph)
-        return graph.forward
+    backend = Counting()
 
     with allow_lstm() if lstm_allowed else contextlib.nullcontext():
         torch.compiler.reset()
-        with counted_breaks() as breaks:
-            wrap(network, case.method, count)(*case.arguments)
+        with logged_breaks() as breaks:
+            wrap(network, case.method, backend)(*case.arguments)
         torch.compiler.reset()
         eager = calling(case, getattr(network, case.method))
         compiled = calling(case, wrap(network, case.method, "inductor"))
@@ -138,7 +134,7 @@ def measure(
         seconds_to_compile = time.perf_counter() - start
         times = [(timed(eager), timed(compiled)) for _ in range(60)][10:]
     eager_ms, compiled_ms = (statistics.median(column) for column in zip(*times, strict=True))
-    return Row(len(graphs), len(breaks), seconds_to_compile, eager_ms, compiled_ms)
+    return Row(backend.graphs, len(breaks), seconds_to_compile, eager_ms, compiled_ms)
 
 
 def calling(case: Case, function: Callable[..., Any]) -> Callable[[], None]:
@@ -158,27 +154,6 @@ def timed(call: Callable[[], None]) -> float:
     start = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - start)
-
-
-@contextlib.contextmanager
-def counted_breaks() -> Iterator[list[str]]:
-    """The graph breaks that Dynamo logs meanwhile, each place once; nothing of it reaches the terminal."""
-    breaks: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            message = record.getMessage()
-            if record.name.endswith("__graph_breaks") and "duplicate graph break" not in message:
-                breaks.append(message)
-
-    torch._logging.set_logs(graph_breaks=True)  # type: ignore[attr-defined]  # noqa: SLF001 - documented, private or not
-    logger = logging.getLogger("torch._dynamo")
-    others, logger.handlers, logger.propagate = logger.handlers, [Collect()], False
-    try:
-        yield breaks
-    finally:
-        logger.handlers, logger.propagate = others, True
-        torch._logging.set_logs()  # type: ignore[attr-defined]  # noqa: SLF001 - as above
 
 
 if __name__ == "__main__":

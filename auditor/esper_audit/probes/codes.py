@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 from esper_audit.core.report import RuleInfo
 from esper_audit.probes.contract import Probe, probes
 
 
+@cache
 def own_rules() -> tuple[RuleInfo, ...]:
     """The codes under which probes convict and that no rule has: ESPx80 to ESPx89."""
     return tuple(

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from esper_audit.probes.building import told
+from esper_audit.probes.contract import NotComparable
+from esper_audit.probes.subject import CALLED, Subject
 
 
 class Counting:
@@ -26,6 +28,21 @@ class Counting:
         """Take one graph."""
         self.graphs += 1
         return graph.forward
+
+
+def calls(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The methods that training calls, each with arguments that it answers to; those that it does not are left out."""
+    for role in CALLED:
+        if not subject.has(role):
+            continue
+        facts = subject.method(role)
+        inputs = subject.inputs(time=1) if role == "act" else subject.inputs()
+        kind = "act" if role == "act" else "sequence"
+        try:
+            keywords = subject.arguments(subject.network, facts, inputs, kind, score=role == "evaluate")
+        except NotComparable:
+            continue
+        yield facts.name, keywords
 
 
 def traced(method: Callable[..., Any], keywords: Mapping[str, Any]) -> tuple[int, list[str], str]:

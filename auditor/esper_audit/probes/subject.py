@@ -180,7 +180,6 @@ class Subject:
         """Build the network of `order`, or take a copy of one that is there."""
         self.order = order
         self._given = network
-        self.methods = {facts.name: facts for facts in order.methods}
         self._conventions: dict[tuple[str, str], Convention] = {}
         torch.manual_seed(order.seed)
         self.network = self._made()

@@ -32,18 +32,8 @@ class CompileCoverage(Probe):
         from esper_audit.probes import dynamo
 
         counts = {}
-        for role in ("forward", "act", "evaluate"):
-            if not subject.has(role):
-                continue
-            facts = subject.method(role)
-            inputs = subject.inputs(time=1) if role == "act" else subject.inputs()
-            try:
-                keywords = subject.arguments(
-                    subject.network, facts, inputs, "act" if role == "act" else "sequence", score=role == "evaluate"
-                )
-            except NotComparable:
-                continue
-            counts[facts.name] = dynamo.covered(subject.network, facts.name, keywords)
+        for name, keywords in dynamo.calls(subject):
+            counts[name] = dynamo.covered(subject.network, name, keywords)
         others = {name: graphs for name, graphs in counts.items() if name != "forward"}
         if not others:
             raise NotComparable("the network has no method but forward")

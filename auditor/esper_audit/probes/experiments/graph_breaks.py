@@ -38,27 +38,17 @@ class GraphBreaks(Probe):
         from esper_audit.probes import measuring as m
 
         seen, broken, blamed = [], False, ""
-        for role in ("forward", "act", "evaluate"):
-            if not subject.has(role):
-                continue
-            facts = subject.method(role)
-            inputs = subject.inputs(time=1) if role == "act" else subject.inputs()
-            try:
-                keywords = subject.arguments(
-                    subject.network, facts, inputs, "act" if role == "act" else "sequence", score=role == "evaluate"
-                )
-            except NotComparable:
-                continue
-            graphs, breaks, failed = dynamo.traced(getattr(subject.network, facts.name), keywords)
+        for name, keywords in dynamo.calls(subject):
+            graphs, breaks, failed = dynamo.traced(getattr(subject.network, name), keywords)
             places = [f"{Path(found[1]).name}:{found[2]}" for text in breaks if (found := _PLACE.search(text))]
-            text = f"`{facts.name}` {graphs} graph{'s' * (graphs != 1)}, {len(breaks)} break{'s' * (len(breaks) != 1)}"
+            text = f"`{name}` {graphs} graph{'s' * (graphs != 1)}, {len(breaks)} break{'s' * (len(breaks) != 1)}"
             if places:
                 text += f" ({m.listed(dict.fromkeys(places), 3)})"
             if failed:
                 text += f", then {failed}"
             seen.append(text)
             if graphs != 1 or breaks or failed:
-                broken, blamed = True, blamed or facts.name
+                broken, blamed = True, blamed or name
         if not seen:
             raise NotComparable("no method could be called")
         return judged(passed=not broken, measured="; ".join(seen), method=blamed)
