@@ -104,8 +104,7 @@ def environment(scratch: Path) -> dict[str, str]:
 
 def _run(order: Order, results: Path, scratch: Path, timeout: float, tell: Tell) -> str:
     """How the worker ended: the beginning of a sentence."""
-    seconds = math.ceil(timeout)
-    words = [sys.executable, "-c", _BOOT, str(esper_audit.__file__), str(results), str(seconds)]
+    words = [sys.executable, "-c", _BOOT, str(esper_audit.__file__), str(results), str(math.ceil(timeout))]
     errors = results.with_name("stderr")
     with errors.open("wb") as sink:
         try:
@@ -136,7 +135,7 @@ def _run(order: Order, results: Path, scratch: Path, timeout: float, tell: Tell)
         finally:
             ended = process.poll()
             _end(process)
-    return f"the worker was ended after {timeout:g} s" if ended is None else _why(ended, seconds, _last_line(errors))
+    return f"the worker was ended after {timeout:g} s" if ended is None else _why(ended, _last_line(errors))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -194,13 +193,13 @@ def _last_line(errors: Path) -> str:
     return next((said for line in reversed(lines) if (said := _one_line(line))), "")
 
 
-def _why(ended: int, seconds: int, said: str) -> str:
+def _why(ended: int, said: str) -> str:
     """Why a worker did not get to the end."""
     if ended >= 0:
         said = f" (its last words: {said[:200]})" if said and ended else ""
         return f"the worker stopped with exit code {ended}{said}"
     if -ended == getattr(signal, "SIGXCPU", 0):
-        return f"the worker was ended after {seconds} s of processor time"
+        return "the worker was ended, its processor time was used up"
     try:
         name = signal.Signals(-ended).name
     except ValueError:

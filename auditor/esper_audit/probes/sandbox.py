@@ -49,7 +49,11 @@ class Refused(PermissionError):  # noqa: N818 - audited code that catches an OSE
 
 
 def limit(seconds: int) -> None:
-    """Processor time, memory, file size and core dumps; nothing where the platform has no limits."""
+    """Processor time, memory, file size and core dumps; nothing where the platform has no limits.
+
+    The parent ends the worker after `seconds` of wall time. What is limited here lies far above that, so that it is
+    reached where many threads are busy, or where there is no parent any more.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -59,7 +63,7 @@ def limit(seconds: int) -> None:
     # Should the parent be killed, nobody else ends a worker that sleeps.
     signal.alarm(2 * seconds + 10)
     for kind, value in (
-        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CPU, 4 * seconds),
         (resource.RLIMIT_AS, MEMORY + _mapped()),
         (resource.RLIMIT_FSIZE, FILE_SIZE),
         (resource.RLIMIT_CORE, 0),
