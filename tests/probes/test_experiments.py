@@ -124,7 +124,8 @@ class ByPosition(FactoredActorCritic):
         log_prob = torch.zeros(observations.shape[:2])
         for name, each in logits.items():
             log_prob = log_prob + torch.distributions.Categorical(each).log_prob(actions[name])
-        return super().evaluate_actions(observations, masks, actions, hidden, episode_starts)._replace(log_prob=log_prob)
+        evaluation = super().evaluate_actions(observations, masks, actions, hidden, episode_starts)
+        return evaluation._replace(log_prob=log_prob)
 
 
 def test_logits_taken_for_probabilities_are_seen_though_every_call_raises() -> None:
