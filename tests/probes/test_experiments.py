@@ -12,7 +12,7 @@ from esper_audit.probes.contract import FAILED, PASSED, Outcome
 from esper_audit.testing import ClaimsFailedError, check_network
 from esper_reference import distributions
 from esper_reference.distributions import MaskedCategorical
-from esper_reference.network import Decision, Evaluation, FactoredActorCritic, Hidden
+from esper_reference.network import Decision, Evaluation, FactoredActorCritic, Hidden, Output
 
 SIZES = {"slot": 6, "op": 4}
 
@@ -156,3 +156,21 @@ def test_a_constant_that_half_precision_turns_into_infinity_spoils_the_entropy(m
     outcome = tried(FactoredActorCritic(9, SIZES), "mask-dtype")
     assert outcome.result == FAILED
     assert outcome.measured == "float16: entropies of masked rows are not finite"
+
+
+class Stash(FactoredActorCritic):
+    """Keeps the last value, with its graph."""
+
+    last: Tensor | None = None
+
+    def forward(self, observations: Tensor, hidden: Hidden, episode_starts: Tensor | None) -> Output:
+        output = super().forward(observations, hidden, episode_starts)
+        self.last = output.value
+        return output
+
+
+def test_what_forward_keeps_on_self_is_found_whatever_ran_before() -> None:
+    with pytest.raises(ClaimsFailedError) as caught:
+        check_network(Stash(9, SIZES))
+    assert [outcome.id for outcome in caught.value.outcomes] == ["state-roundtrip"]
+    assert "deepcopy after a forward raises RuntimeError" in caught.value.outcomes[0].measured

@@ -38,7 +38,7 @@ class MaskDtype(Probe):
         inputs = subject.masked_inputs(role)
         call = getattr(subject, role)
         seen, wrong = [], []
-        everywhere = set(_not_finite(call(subject.network, inputs)))  # in every dtype: not what is asked here
+        everywhere = set(_not_finite(call(copy.deepcopy(subject.network), inputs)))  # not a matter of the dtype
         for dtype in (torch.float16, torch.bfloat16):
             short = str(dtype).removeprefix("torch.")
             network = copy.deepcopy(subject.network).to(dtype)

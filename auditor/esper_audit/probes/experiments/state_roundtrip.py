@@ -1,6 +1,6 @@
 """A copy and a restored checkpoint compute the same.
 
-Experiment: after a forward with gradients, a step of act and a disturbed buffer: `deepcopy`, and `load_state_dict` into
+Experiment: after a step of act, a forward with gradients and a disturbed buffer: `deepcopy`, and `load_state_dict` into
 a fresh network. Criterion: the same outputs, of act as well where it is given its hidden state. Pitfalls: an act that
 takes no hidden state may keep it on `self`, which is another interface; pickling is left out, since classes inside
 functions cannot be pickled.
@@ -36,11 +36,11 @@ class StateRoundtrip(Probe):
         role, call = m.sequence_call(subject)
         network = subject.heated().train()
         inputs = subject.inputs()
-        call(network, inputs)
         calls = {role: (call, inputs)}
         if role != "forward" and subject.has("act") and subject.takes("hidden", "act"):
             calls["act"] = (subject.act, inputs.at(0))
             m.seeded(subject.act, network, subject.inputs(seed=4).at(0))
+        call(network, inputs)
         try:
             copied = copy.deepcopy(network)
         except Exception as error:  # noqa: BLE001 - the finding itself
