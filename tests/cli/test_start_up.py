@@ -34,6 +34,11 @@ def test_a_bare_run_imports_no_heavy_module(project: Path, words: tuple[str, ...
     assert not modules & set(NEVER)
 
 
+def test_a_run_that_tries_nothing_loads_no_experiment(project: Path) -> None:
+    assert "esper_audit.probes.experiments" not in imported(project, "net.py")
+    assert "esper_audit.probes.experiments" in imported(project, "net.py", "--ignore", "ESP586")
+
+
 def test_a_file_without_torch_does_not_import_the_parser(project: Path) -> None:
     (project / "plain.py").write_text("x = 1\n")
     modules = imported(project, "plain.py")

@@ -220,12 +220,28 @@ class NetworkClass:
         return self.module.code(positional[1].value) if len(positional) > 1 else ""
 
     def _sized_here(self, layer: Val) -> bool:
-        """Whether the layer that gives the size is made in the class itself; a helper's own names say nothing here."""
+        """Whether the layer that gives the size is made in the class itself: a helper has names of its own."""
         node = layer.ref[1] if isinstance(layer.ref, tuple) else None
         if layer.items:
             sized = next((part for part in reversed(_parts(layer)) if self.size_of(part)), None)
             return sized is not None and self._sized_here(sized)
         return node in self._own_calls
+
+    def _size_given(self, attribute: str, layer: Val) -> str:
+        """What the class hands to the helper that makes the layer, for the parameter that becomes its output size."""
+        size = self.size_of(layer)
+        for event in self.stores if size.isidentifier() else ():
+            for call in find(event.node, cst.Call) if event.name == attribute else ():
+                helper = self.interpreter.models.find_function(self.module.lookup(dotted(call.func)))
+                if helper is None or helper.param(size) is None:
+                    continue
+                names = [param.name for param in helper.params if param.kind == "positional"]
+                positional = [arg for arg in call.args if arg.keyword is None and not arg.star]
+                given = dict(zip(names, positional, strict=False))
+                given |= {arg.keyword.value: arg for arg in call.args if arg.keyword is not None}
+                if size in given:
+                    return self.module.code(given[size].value)
+        return ""
 
     @cached_property
     def _own_calls(self) -> frozenset[cst.Call]:
@@ -246,12 +262,12 @@ class NetworkClass:
         """Output heads, in the order they are built."""
         found = []
         for name, layer in self.layers.items():
-            size = self.size_of(layer)
-            named_head = name.endswith(("_head", "_heads"))
+            size = self.size_of(layer) if self._sized_here(layer) else self._size_given(name, layer)
+            named_head = name.endswith(("_head", "_heads")) or (name == "heads" and layer.ref[0] in _COLLECTIONS)
             if name in self.recurrent or not size or (_NO_HEAD.search(name) and not named_head):
                 continue
             role = "value" if _VALUE_HEAD.search(name) or size == "1" else "policy"
-            if (role == "value" or named_head or _POLICY_HEAD.search(name)) and self._sized_here(layer):
+            if role == "value" or named_head or _POLICY_HEAD.search(name):
                 found.append(Head(name, role, size))
         if len(found) > 1:
             found = [head for head in found if head.name not in self._inner_layers]
@@ -309,7 +325,7 @@ class NetworkClass:
         found: dict[str, None] = {}
         for _, event, _stack in self.hot_events("mask"):
             for origin in sorted(event.other.origins):
-                if "/" not in origin and "@" not in origin:
+                if "/" not in origin and "@" not in origin and not role_names.names_other_mask(origin):
                     found[origin] = None
         for function in self.with_role(*HOT_ROLES):
             for param in function.params:

@@ -3,7 +3,8 @@
 Experiment: random weights, training mode; act steps through T steps with the hidden state carried and some episodes
 starting on the way, evaluate scores the actions taken, once from the first hidden state and once from the one in the
 middle. Criterion: differences below the rounding of the dtype (1e-4 in float32, without oneDNN), and no refusal.
-Pitfalls: dropout is a real mismatch; a policy that starts near uniform hides one a hundredfold, hence random weights.
+Pitfalls: dropout is a real mismatch; a policy that starts near uniform hides one a hundredfold, hence random weights; a
+network may leave a last dimension of 1, `[B, 1]` from act and `[B, T, 1]` from evaluate.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from esper_audit.core.findings import Category, Severity
 from esper_audit.probes.contract import Measurement, NotComparable, Probe, judged
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from esper_audit.probes.subject import Subject
 
 
@@ -60,9 +63,9 @@ class ActEvaluate(Probe):
         ):
             if act is None or evaluated is None:
                 continue
-            distances[name] = m.distance(act, evaluated)
+            distances[name] = m.distance(act, _like(act, evaluated))
             if later is not None:
-                distances[f"{name} from the middle"] = m.distance(act[:, middle:], later)
+                distances[f"{name} from the middle"] = m.distance(act[:, middle:], _like(act, later))
         if not distances:
             raise NotComparable("act and evaluate return no log-prob and no value that could be compared")
         worst = max(distances, key=lambda name: distances[name])
@@ -72,3 +75,8 @@ class ActEvaluate(Probe):
             measured=f"largest difference {distances[worst]:.1e} ({worst}), tolerance {limit:.0e}",
             method=method.name,
         )
+
+
+def _like(act: Tensor, evaluated: Tensor) -> Tensor:
+    """What evaluate gave, without a last dimension of 1 that the steps of act, side by side, no longer have."""
+    return evaluated[..., 0] if evaluated.dim() == act.dim() + 1 and evaluated.shape[-1] == 1 else evaluated

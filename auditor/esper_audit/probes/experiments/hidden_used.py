@@ -2,19 +2,22 @@
 
 Experiment: random weights; the same observations from two hidden states, and from the first one again, in act,
 evaluate and forward. Criterion: the results differ, and come back with the state: a network that keeps a state of its
-own on `self` answers differently the second time. Pitfalls: running statistics move from call to call, in training
-mode only.
+own on `self` answers differently the second time; and no part of the state (h, c) moves act but not evaluate, or the
+other way round. Pitfalls: running statistics move from call to call, in training mode only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from esper_audit.core.findings import Category, Severity
 from esper_audit.probes.contract import Measurement, NotComparable, Probe, judged
 
 if TYPE_CHECKING:
-    from esper_audit.probes.subject import Subject
+    from torch import Tensor
+
+    from esper_audit.probes.subject import Reply, Subject
 
 
 class HiddenUsed(Probe):
@@ -31,7 +34,7 @@ class HiddenUsed(Probe):
         import torch
 
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import mapped
+        from esper_audit.probes.subject import leaves, mapped
 
         inputs = subject.inputs(time=2)
         if inputs.hidden is None:
@@ -39,6 +42,7 @@ class HiddenUsed(Probe):
         network = subject.heated().eval()
         other = mapped(inputs.hidden, lambda t: t + 1.0)
         moved, blamed = {}, ""
+        unread: dict[str, set[int]] = {}  # by role, the parts of the state that move nothing
         for role in ("act", "evaluate", "forward"):
             if not subject.has(role) or "hidden" not in subject.roles(subject.method(role)).values():
                 continue
@@ -48,7 +52,7 @@ class HiddenUsed(Probe):
                 torch.manual_seed(1)
                 before = m.outputs(call(network, trial))
                 torch.manual_seed(1)
-                after = m.outputs(call(network, trial.but(hidden=other)))
+                after = call(network, trial.but(hidden=other))
                 torch.manual_seed(1)
                 again = m.outputs(call(network, trial))
             if before:
@@ -61,10 +65,39 @@ class HiddenUsed(Probe):
                         measured=f"the same hidden state gives other results the second time, by {kept:.1e} in {role}",
                         method=subject.method(role).name,
                     )
-                moved[role] = max(m.distance(before[name], after[name]) for name in before)
+                moved[role] = _moves(after, before)
+                with torch.no_grad():
+                    unread[role] = {
+                        part
+                        for part in range(len(leaves(trial.hidden)))
+                        if _moves(m.seeded(call, network, trial.but(hidden=_with(trial.hidden, part))), before) == 0.0
+                    }
                 if moved[role] == 0.0:
                     blamed = blamed or subject.method(role).name
         if not moved:
             raise NotComparable("no method takes a hidden state")
+        if not blamed and {"act", "evaluate"} <= set(unread) and (parts := unread["act"] ^ unread["evaluate"]):
+            heard, deaf = ("act", "evaluate") if unread["evaluate"] & parts else ("evaluate", "act")
+            return judged(
+                passed=False,
+                measured=f"part {min(parts)} of the hidden state moves the results of {heard}, and not those of {deaf}",
+                method=subject.method(deaf).name,
+            )
         shown = ", ".join(f"{role} {by:.1e}" for role, by in moved.items())
         return judged(passed=not blamed, measured=f"another hidden state moves the results by: {shown}", method=blamed)
+
+
+def _with(hidden: Any, part: int) -> Any:
+    """A hidden state with other numbers in one of its tensors."""
+    from esper_audit.probes.subject import mapped
+
+    number = count()
+    return mapped(hidden, lambda tensor: tensor + 1.0 if next(number) == part else tensor)
+
+
+def _moves(reply: Reply, before: dict[str, Tensor]) -> float:
+    """How far results are from those before."""
+    from esper_audit.probes import measuring as m
+
+    after = m.outputs(reply)
+    return max(m.distance(before[name], after[name]) for name in before)

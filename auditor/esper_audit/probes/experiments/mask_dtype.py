@@ -1,13 +1,15 @@
 """Masking works in half precision.
 
 Experiment: the network in float16 and in bfloat16, one call with masks. Criterion: the call raises no overflow, and no
-log-prob of a valid action is NaN or infinite. Pitfalls: other operations may fail in half precision on a CPU; only an
-error that speaks of overflow convicts.
+log-prob of a valid action and no entropy becomes NaN or infinite that is finite in the dtype of the parameters, and
+with all actions valid. Pitfalls: other operations may fail in half precision on a CPU; only an error that speaks of
+overflow convicts.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from esper_audit.core.findings import Category, Severity
@@ -15,7 +17,7 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 from esper_audit.probes.late import torch
 
 if TYPE_CHECKING:
-    from esper_audit.probes.subject import Subject
+    from esper_audit.probes.subject import Reply, Subject
 
 
 class MaskDtype(Probe):
@@ -30,11 +32,13 @@ class MaskDtype(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
+        from esper_audit.probes.subject import unmasked
 
         role = "evaluate" if subject.takes("mask", "evaluate") else "forward"
         inputs = subject.masked_inputs(role)
         call = getattr(subject, role)
         seen, wrong = [], []
+        everywhere = set(_not_finite(call(copy.deepcopy(subject.network), inputs)))  # not a matter of the dtype
         for dtype in (torch.float16, torch.bfloat16):
             short = str(dtype).removeprefix("torch.")
             network = copy.deepcopy(subject.network).to(dtype)
@@ -49,8 +53,15 @@ class MaskDtype(Probe):
                     seen.append(short)
                 continue
             seen.append(short)
-            if reply.log_prob is not None and not bool(reply.log_prob.isfinite().all()):
-                wrong.append(f"{short}: log-probs of valid actions are not finite")
+            if broken := set(_not_finite(reply)) - everywhere - set(_not_finite(call(network, unmasked(trial)))):
+                wrong.append(f"{short}: {' and '.join(sorted(broken))} of masked rows are not finite")
         if not seen:
             raise NotComparable("the network runs neither in float16 nor in bfloat16")
         return judged(passed=not wrong, measured="; ".join(wrong) or f"runs in {' and '.join(seen)}")
+
+
+def _not_finite(reply: Reply) -> Iterator[str]:
+    """What of a reply is NaN or infinite somewhere."""
+    for name, tensor in (("log-probs", reply.log_prob), ("entropies", reply.entropy)):
+        if tensor is not None and not bool(tensor.isfinite().all()):
+            yield name

@@ -53,7 +53,7 @@ class MaskSemantics(Probe):
                 except NotComparable:
                     raise
                 except Exception as error:  # noqa: BLE001 - of the audited code
-                    if not _refuses_itself(subject, network, inputs, how):
+                    if not (0 < number < 40 or _refuses_itself(subject, network, inputs, how)):
                         raise NotComparable(f"act refuses these masks: {m.sentence(error)}") from None
                     told = f"act refuses its own {how} action: {m.sentence(error)}"
                     return judged(passed=False, measured=told, method=facts.name)
@@ -90,7 +90,7 @@ def _refuses_itself(subject: Subject, network: nn.Module, inputs: Inputs, how: s
 
     if how == "deterministic":  # the same masks were accepted forty times
         return not _raises("act", subject, network, unmasked(inputs), deterministic=True)
-    for row in range(4):
+    for row in range(16):  # single rows: one action of many that is refused hides how often none is
         one = subject.inputs(1, 1, seed=row)
         answers = set()
         for seed in range(16):

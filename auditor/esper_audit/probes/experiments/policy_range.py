@@ -3,8 +3,10 @@
 Experiment: random weights, all actions valid; then all weights that log-probs reach thirtyfold. Criterion: two actions
 of a head differ by more than 3 nats somewhere (softmax of a softmax allows 1); and where `forward` returns logits
 whose differences are those of the log-probs at first, they still are at ten times the weights (an epsilon or a clamp
-inside the logarithm puts a floor under them, with gradient 0). Pitfalls: logits that are cut on purpose should be cut
-before they are returned; a head that ends in a norm without weights cannot be scaled.
+inside the logarithm puts a floor under them, with gradient 0). A network that scores nothing is tried with the bias of
+its heads raised by 50 and by 100: where it answers then, and differently, it takes logits for probabilities, as
+`Categorical(logits)` does. Pitfalls: logits that are cut on purpose should be cut before they are returned; a head that
+ends in a norm without weights cannot be scaled.
 """
 
 from __future__ import annotations
@@ -34,13 +36,17 @@ class PolicyRange(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
+        from esper_audit.probes.subject import unmasked
 
-        inputs = m.scorable(subject, subject.inputs(seed=9))
-        if not all(bool(mask.all()) for mask in inputs.masks.values()):
-            inputs = inputs.but(masks={head: mask.new_ones(mask.shape) for head, mask in inputs.masks.items()})
-        method = subject.method("evaluate", "act").name
         network = subject.heated().eval()
-        sharp = m.scored(subject, _scaled(network, 30.0), inputs)
+        try:
+            inputs = unmasked(m.scorable(subject, subject.inputs(seed=9)))
+            sharp = m.scored(subject, _scaled(network, 30.0), inputs)
+        except NotComparable:
+            if told := _probabilities_wanted(subject):
+                return judged(passed=False, measured=told, method=subject.method("evaluate", "act").name)
+            raise
+        method = subject.method("evaluate", "act").name
         span = {head: float((r.amax(-1) - r.amin(-1)).max()) for head, r in sharp.heads.items()}
         narrow = min(span, key=lambda head: span[head])
         if not span[narrow] > NATS:
@@ -97,3 +103,39 @@ def _deviation(m: object, subject: Subject, network: nn.Module, inputs: object, 
     wanted = logits.double()
     difference = (wanted - wanted.amax(-1, keepdim=True)) - (relative - relative.amax(-1, keepdim=True))
     return float(difference.abs().max())
+
+
+def _probabilities_wanted(subject: Subject) -> str:
+    """What is to be said of a network that scores actions only where all its logits are positive."""
+    from esper_audit.probes import measuring as m
+    from esper_audit.probes.subject import Subject, unmasked
+
+    spans = {}
+    for raised in (50.0, 100.0):
+        try:
+            other = Subject(subject.order, _raised(subject, raised))
+            inputs = unmasked(m.scorable(other, other.inputs(seed=9)))
+            scores = m.scored(other, other.network, inputs)
+        except NotComparable:
+            return ""
+        spans[raised] = max(float((relative.amax(-1) - relative.amin(-1)).max()) for relative in scores.heads.values())
+    if spans[50.0] < 1.5 * spans[100.0]:
+        return ""
+    return (
+        "it scores no action until the logits are positive, and then differently when all of them rise: two log-probs "
+        f"differ by {spans[50.0]:.3f} at most with 50 added, by {spans[100.0]:.3f} with 100"
+    )
+
+
+def _raised(subject: Subject, by: float) -> nn.Module:
+    """A copy with random weights and a larger bias in the last layer of each head, known by its number of actions."""
+    import torch
+    from torch import nn
+
+    network = subject.heated().eval()
+    sizes = set(subject.heads.values())
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Linear) and module.out_features in sizes and module.bias is not None:
+                module.bias.add_(by)
+    return network

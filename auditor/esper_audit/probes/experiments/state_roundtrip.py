@@ -1,8 +1,9 @@
 """A copy and a restored checkpoint compute the same.
 
-Experiment: after a forward with gradients and a disturbed buffer: `deepcopy`, and `load_state_dict` into a fresh
-network. Criterion: the same outputs. Pitfalls: none; pickling is left out, since classes inside functions cannot be
-pickled.
+Experiment: after a step of act, a forward with gradients and a disturbed buffer: `deepcopy`, and `load_state_dict` into
+a fresh network. Criterion: the same outputs, of act as well where it is given its hidden state. Pitfalls: an act that
+takes no hidden state may keep it on `self`, which is another interface; pickling is left out, since classes inside
+functions cannot be pickled.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class StateRoundtrip(Probe):
         role, call = m.sequence_call(subject)
         network = subject.heated().train()
         inputs = subject.inputs()
+        calls = {role: (call, inputs)}
+        if role != "forward" and subject.has("act") and subject.takes("hidden", "act"):
+            calls["act"] = (subject.act, inputs.at(0))
+            m.seeded(subject.act, network, subject.inputs(seed=4).at(0))
         call(network, inputs)
         try:
             copied = copy.deepcopy(network)
@@ -53,16 +58,20 @@ class StateRoundtrip(Probe):
         missing = restored.load_state_dict(network.state_dict(), strict=False)
         copied.load_state_dict(network.state_dict(), strict=False)
         with torch.no_grad():
-            wanted = m.outputs(m.seeded(call, network, inputs))
-            distances = {
-                what: max((m.distance(wanted[n], got[n]) for n in wanted), default=0.0)
-                for what, got in (
-                    ("deepcopy", m.outputs(m.seeded(call, copied.eval(), inputs))),
-                    ("state_dict", m.outputs(m.seeded(call, restored.eval(), inputs))),
-                )
-            }
+            wanted, copy_gives, restored_gives = (
+                {
+                    f"{name} of {each}": tensor
+                    for each, (method, given) in calls.items()
+                    for name, tensor in m.outputs(m.seeded(method, which, given)).items()
+                }
+                for which in (network, copied.eval(), restored.eval())
+            )
         if not wanted:
             raise NotComparable(f"{role} returns nothing to compare")
+        distances = {
+            what: max(m.distance(wanted[name], got[name]) for name in wanted)
+            for what, got in (("deepcopy", copy_gives), ("state_dict", restored_gives))
+        }
         worst = max(distances, key=lambda name: distances[name])
         keys = len(missing.missing_keys) + len(missing.unexpected_keys)
         return judged(
