@@ -64,6 +64,20 @@ def build(order: Order) -> nn.Module:
         ) from None
     if not isinstance(network, nn.Module):
         raise CannotBuild(f"{order.class_name} is no torch.nn.Module")
+    if not order.arguments and arguments and not any(True for _ in network.parameters()):
+        raise CannotBuild(
+            f"{order.class_name} has no parameters with guessed sizes; {advice(order, dict.fromkeys(arguments))}"
+        )
+    return _made(network, order)
+
+
+def _made(network: nn.Module, order: Order) -> nn.Module:
+    """The network, if all of it is there."""
+    if any(torch.nn.parameter.is_lazy(parameter) for parameter in network.parameters()):
+        raise CannotBuild(
+            f"{order.class_name} makes parameters in its first call: configure a factory that calls it once before it "
+            "returns it"
+        )
     return network
 
 
@@ -108,7 +122,7 @@ def _by_factory(order: Order) -> nn.Module:
         raise CannotBuild(f'factory = "{order.factory}" failed: {told(error)}') from None
     if not isinstance(made, nn.Module):
         raise CannotBuild(f'factory = "{order.factory}" gave {type(made).__name__}, and not a torch.nn.Module')
-    return made
+    return _made(made, order)
 
 
 def advice(order: Order, arguments: Mapping[str, Any]) -> str:
@@ -250,10 +264,13 @@ def _configuration(_low: str, hint: Any, sizes: Iterator[int]) -> Any:
 
 def _activation(low: str, hint: Any, _sizes: Iterator[int]) -> Any:
     text = str(hint)
-    if not ("activation" in low or hint is nn.Module or "Callable" in text or ("ype[" in text and "Module" in text)):
+    named = re.search(r"activation|nonlinearity|(^|_)act(_fn|ivation)?$", low)
+    if hint in (int, float, bool) or re.search(r"schedule|lr|_size|_dim|feature", low):
+        return None
+    if not (named or hint is nn.Module or "Callable" in text or ("ype[" in text and "Module" in text)):
         return None
     if hint is str:
-        return "tanh"
+        return "tanh" if named else None
     return nn.Tanh if "ype[" in text or text == "type" else nn.Tanh()
 
 

@@ -26,6 +26,10 @@ def distance(left: Tensor | None, right: Tensor | None) -> float:
     """The largest absolute difference; infinite where one is not a number or the shapes differ."""
     if left is None or right is None:
         raise NotComparable("the value that would be compared is not returned")
+    if left.dim() == right.dim() + 1 and left.shape[-1] == 1:  # [B, T, 1] holds what [B, T] holds
+        left = left.squeeze(-1)
+    elif right.dim() == left.dim() + 1 and right.shape[-1] == 1:
+        right = right.squeeze(-1)
     if left.shape != right.shape:
         return float("inf")
     if left.numel() == 0:
@@ -57,10 +61,15 @@ def first(*values: Tensor | None) -> Tensor:
 
 
 def outputs(reply: Reply) -> dict[str, Tensor]:
-    """Everything of a reply that has a batch and a step axis and is a number."""
+    """Everything of a reply that is a number, the hidden state left out."""
     return {
         name: tensor for name, tensor in reply.tensors() if tensor.is_floating_point() and not name.startswith("hidden")
     }
+
+
+def by_step(reply: Reply) -> dict[str, Tensor]:
+    """Those of the outputs that have an axis of steps: a network may return what the last step gives, and no more."""
+    return {name: tensor for name, tensor in outputs(reply).items() if tensor.shape[:2] == reply.shape}
 
 
 def seeded(call: Callable[[nn.Module, Inputs], Reply], network: nn.Module, inputs: Inputs) -> Reply:
@@ -72,7 +81,7 @@ def seeded(call: Callable[[nn.Module, Inputs], Reply], network: nn.Module, input
 
 def moved_by(before: Reply, after: Reply, *, first: int) -> float:
     """How far outputs from step `first` on move."""
-    left, right = outputs(before), outputs(after)
+    left, right = by_step(before), by_step(after)
     return max((distance(left[name][:, first:], right[name][:, first:]) for name in left), default=0.0)
 
 
@@ -90,9 +99,11 @@ def act_sequence(subject: Subject, network: nn.Module, inputs: Inputs) -> tuple[
         for head in replies[0].action:
             steps = [reply.action[head] for reply in replies]
             taken[head] = torch.cat([step.detach().clone() for step in steps], dim=1)
-    if taken and set(taken) != set(inputs.actions) and len(taken) == len(inputs.actions) == 1:
+    if not taken:
+        raise NotComparable("act returns no action that is understood")
+    if set(taken) != set(inputs.actions) and len(taken) == len(inputs.actions) == 1:
         taken = dict(zip(inputs.actions, taken.values(), strict=True))
-    return inputs.but(actions=taken or inputs.actions), replies, states
+    return inputs.but(actions=taken), replies, states
 
 
 def along_time(replies: list[Reply], name: str) -> Tensor | None:

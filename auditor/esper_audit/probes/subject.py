@@ -3,174 +3,52 @@
 Conventions differ: [B, D] or [B, 1, D], time first or batch first or both in one axis, masks one by one or in a dict,
 bool or float. What the source says about roles comes with the order; what it does not say is found by trying, once, and
 remembered. A network that answers in no convention that is known is *not comparable*, and not at fault.
-
-Inside the probes there is one convention: observations [B, T, ...], masks and actions {head: [B, T, ...]}, episode
-starts [B, T] bool, results [B, T].
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from esper_audit.probes.arguments import Convention, Inputs, Wish, conventions, unarranged, unmasked
 from esper_audit.probes.building import build, layers_of, told
 from esper_audit.probes.contract import MethodFacts, NotComparable, Order
-from esper_audit.semantics.roles import is_inverted_mask, tensor_role
+from esper_audit.probes.nested import alike, leaves, mapped, words
+from esper_audit.probes.replies import Reading, Reply, read
+from esper_audit.probes.sizes import (
+    CELLS,
+    RECURRENT,
+    continuous_shape,
+    heads_of,
+    number_of_actions,
+    observation_shapes,
+    space_of,
+)
+from esper_audit.probes.states import FORMS, emptied, wrapper, zeros
+from esper_audit.semantics.roles import tensor_role
+
+__all__ = ["CALLED", "Inputs", "Reply", "Subject", "leaves", "mapped", "unmasked"]
 
 CALLED = ("forward", "act", "evaluate")  # roles of methods that probes call
-RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
-CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 ENVIRONMENTS, STEPS = 5, 6  # B and T: never equal, and equal to no size that is guessed but one
+_RETURNED = "returned"  # the form of a hidden state that only the network itself can make
+_MOST_WIDTHS = 6
 _STARTS = re.compile(
     r"(episode_|is_)?(starts?|firsts?|resets?)|(prev_)?(done|dones|terminals?|terminated)s?(_mask)?|is_first|first"
 )
 _KEEPS = re.compile(r"not_?dones?|keeps?(_mask)?|alives?|continues?|episode_masks?")
-_HEAD_NAMES = (
-    r"(.*[._])?(actor|policy|pi|action)(_head|_net|_mean|_logits)?",
-    r"(.*_)?(logits|head|out|fc_out|actor_.*)",
+_SILENT = re.compile(
+    r"(is_)?(deterministic|greedy|explore|stochastic|training|inference)(_output)?|return_.*|.*temperature"
 )
-_CRITIC = re.compile(r"value|critic|vf|baseline")
-_SILENT = re.compile(r"(is_)?(deterministic|greedy|explore|stochastic|training|inference)|return_.*|.*temperature")
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What goes into a sequence; `[B, T, ...]` throughout."""
-
-    observations: Tensor
-    masks: Mapping[str, Tensor]  # True where valid, whatever the network wants
-    actions: Mapping[str, Tensor]
-    starts: Tensor  # bool
-    hidden: Any  # in the layout of the network, or None
-
-    def at(self, t: int) -> Inputs:
-        """One step, still `[B, 1, ...]`."""
-        return self.cut(t, t + 1)
-
-    def cut(self, first: int, last: int) -> Inputs:
-        """Steps `first` to `last` - 1."""
-        return Inputs(
-            self.observations[:, first:last],
-            {head: mask[:, first:last] for head, mask in self.masks.items()},
-            {head: action[:, first:last] for head, action in self.actions.items()},
-            self.starts[:, first:last],
-            self.hidden,
-        )
-
-    def but(self, **changes: Any) -> Inputs:
-        """These inputs with some of them replaced."""
-        return replace(self, **changes)
-
-
-def unmasked(inputs: Inputs) -> Inputs:
-    """The same inputs with all actions valid."""
-    return inputs.but(masks={head: torch.ones_like(mask) for head, mask in inputs.masks.items()})
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a method returned, by role; None for what it did not."""
-
-    action: Any = None  # {head: [B, T]}
-    log_prob: Tensor | None = None  # [B, T], joint
-    log_probs: Mapping[str, Tensor] = field(default_factory=dict)
-    value: Tensor | None = None
-    entropy: Tensor | None = None
-    logits: Mapping[str, Tensor] = field(default_factory=dict)  # {head: [B, T, n]}
-    hidden: Any = None
-    raw: Any = None
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor returned, with its role."""
-        for name in ("action", "log_probs", "logits"):
-            for head, tensor in (getattr(self, name) or {}).items():
-                yield f"{name.removesuffix('s')} {head}", tensor
-        for name in ("log_prob", "value", "entropy"):
-            if (tensor := getattr(self, name)) is not None and not (name == "log_prob" and self.log_probs):
-                yield name, tensor
-        for number, tensor in enumerate(leaves(self.hidden)):
-            yield f"hidden {number}", tensor
-
-
-def leaves(value: Any) -> list[Tensor]:
-    """All tensors inside a nested value."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in leaves(item)]
-    if isinstance(value, tuple | list):
-        return [leaf for item in value for leaf in leaves(item)]
-    return []
-
-
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A nested value with every tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
-    if isinstance(value, tuple | list):
-        return type(value)(mapped(item, change) for item in value)
-    return value
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How a method wants its arguments."""
-
-    layout: str  # step, step1, batch, time, flat
-    mask_dtype: torch.dtype
-    starts_dtype: torch.dtype
-
-
-_DEFAULT: Any = object()  # a parameter that is left at its default
-
-
-def _or(parameter: inspect.Parameter, *, otherwise: Any) -> Any:
-    """The default where there is one."""
-    return otherwise if parameter.default is parameter.empty else _DEFAULT
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """One call that is to be made, as far as its arguments ask."""
-
-    method: str
-    roles: Mapping[str, str]  # of its parameters
-    inputs: Inputs
-    convention: Convention
-    score: bool = False
-    deterministic: bool = False
-
-    def starts(self, role: str) -> Tensor:
-        """Episode starts; where it says that an episode goes on, the opposite as a column of numbers."""
-        starts = arranged(self.inputs.starts, self.convention.layout)
-        if role == "keeps":
-            return (~starts).unsqueeze(-1).to(torch.float32)
-        return starts.to(self.convention.starts_dtype)
-
-    def hidden(self, name: str) -> Any:
-        """The state, or the part of it that this parameter takes."""
-        states = [each for each, role in self.roles.items() if role == "hidden"]
-        if self.inputs.hidden is None:
-            return _DEFAULT
-        if len(states) == 2 and isinstance(self.inputs.hidden, tuple) and len(self.inputs.hidden) == 2:
-            return self.inputs.hidden[states.index(name)]
-        return self.inputs.hidden
-
-
-LAYOUTS = {"act": ("step", "step1", "time1"), "sequence": ("batch", "flat", "time")}
 
 
 class Subject:
@@ -181,6 +59,8 @@ class Subject:
         self.order = order
         self._given = network
         self._conventions: dict[tuple[str, str], Convention] = {}
+        self._taken: dict[tuple[int, int, int], Mapping[str, Tensor]] = {}
+        self._widths: set[int] = set()  # of the categorical distributions that were made when the network acted
         torch.manual_seed(order.seed)
         self.network = self._made()
 
@@ -221,15 +101,35 @@ class Subject:
     # --- methods by role
 
     def method(self, *roles: str) -> MethodFacts:
-        """The first method that plays one of these roles; NotComparable when none does."""
+        """The method that plays one of these roles; NotComparable when none does."""
         for role in roles:
-            for facts in self.order.methods:
-                if facts.role != role or not callable(getattr(self.network, facts.name, None)):
-                    continue
-                if role == "evaluate" and "action" not in self.roles(facts).values():
-                    continue  # what takes no actions scores none: it samples
+            if (facts := self._players.get(role)) is not None:
                 return facts
+        for role in roles:
+            if role == "evaluate" and "act" not in self._players and self._scores_by_distribution:
+                return self._players["forward"]
         raise NotComparable(f"the network has no {' or '.join(roles)} method")
+
+    @cached_property
+    def _players(self) -> dict[str, MethodFacts]:
+        """Who plays which role, as the source says it: the first that can, and of two that act the one that scores."""
+        found: dict[str, MethodFacts] = {}
+        acting = []
+        for facts in self.order.methods:
+            if not callable(getattr(self.network, facts.name, None)):
+                continue
+            returned = set(words(facts.returns))
+            if facts.role == "act" or (facts.role == "forward" and {"action", "log_prob"} <= returned):
+                acting.append(("log_prob" not in returned, facts))
+            if facts.role == "evaluate" and "action" not in self.roles(facts).values():
+                continue  # what takes no actions scores none: it samples
+            if facts.role != "act":
+                found.setdefault(facts.role, facts)
+        if acting:
+            found["act"] = min(acting, key=lambda each: each[0])[1]
+            if found.get("forward") is found["act"]:
+                del found["forward"]
+        return found
 
     def has(self, role: str) -> bool:
         """Whether a method plays this role."""
@@ -257,7 +157,29 @@ class Subject:
     @cached_property
     def evaluates_through_act(self) -> bool:
         """Whether the act method takes actions to score, as `get_action_and_value(x, action=None)` does."""
-        return not self.has("evaluate") and self.has("act") and "action" in self.roles(self.method("act")).values()
+        if "evaluate" in self._players or "act" not in self._players:
+            return False
+        facts = self._players["act"]
+        return "action" in self.roles(facts).values() or "action" in map(tensor_role, self._keys_read(facts))
+
+    @cached_property
+    def _scores_by_distribution(self) -> bool:
+        """Whether `forward` returns a distribution, which scores actions for whoever asks it."""
+        if "forward" not in self._players:
+            return False
+        try:
+            return self.forward(copy.deepcopy(self.network), self._drawn(ENVIRONMENTS, STEPS)).dist is not None
+        except Exception:  # noqa: BLE001 - it does not answer, so it returns none
+            return False
+
+    def _keys_read(self, facts: MethodFacts) -> tuple[str, ...]:
+        """The keys that a method reads from its observations, where these are a dict."""
+        name = next((name for name, role in self.roles(facts).items() if role == "obs"), None)
+        try:
+            source = inspect.getsource(getattr(self.network, facts.name))
+        except (OSError, TypeError):
+            return ()
+        return tuple(re.findall(rf"\b{name}(?:\.get\(|\[)\s*[\"'](\w+)[\"']", source)) if name else ()
 
     def roles(self, facts: MethodFacts) -> dict[str, str]:
         """Parameter name to role. Names first, what the source does with it second, elimination last."""
@@ -276,10 +198,7 @@ class Subject:
                 found[name] = "keeps"
             else:
                 found[name] = facts.parameters.get(name) or tensor_role(name)
-        if "obs" not in found.values():
-            first = next((name for name, role in found.items() if not role), None)
-            if first is not None:
-                found[first] = "obs"
+        _observed(found, [name for name, each in parameters.items() if each.kind is each.VAR_POSITIONAL])
         unknown = [n for n, role in found.items() if not role and parameters[n].default is inspect.Parameter.empty]
         if facts.role == "evaluate" and "action" not in found.values() and len(unknown) == 1:
             found[unknown[0]] = "action"
@@ -287,137 +206,201 @@ class Subject:
 
     # --- sizes
 
-    @cached_property
+    @property
     def observation_shape(self) -> tuple[int, ...]:
         """The shape of one observation."""
-        for _, module in self.network.named_modules():
-            if isinstance(module, nn.Linear):
-                return (module.in_features,)
-            if isinstance(module, RECURRENT + CELLS):
-                return (module.input_size,)
-            if isinstance(module, nn.Conv2d):
-                return (module.in_channels, 84, 84)
-            if isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
-                return tuple(getattr(module, "normalized_shape", ())) or (module.num_features,)  # type: ignore[return-value]
-        raise NotComparable("no layer tells how wide an observation is")
+        return self._understood[0]
+
+    @cached_property
+    def _understood(self) -> tuple[tuple[int, ...], str]:
+        """The shape of an observation and the form of a hidden state: the first pair in which the network answers."""
+        shapes, forms = observation_shapes(self.network)[:_MOST_WIDTHS], self._forms
+        if not shapes:
+            raise NotComparable("no layer tells how wide an observation is")
+        role = next((role for role in ("act", "forward") if role in self._players), "")
+        if not role or len(shapes) == len(forms) == 1:
+            return shapes[0], forms[0]
+        facts, kind = self._players[role], "act" if role == "act" else "sequence"
+        for shape in shapes:
+            for form in forms:
+                try:
+                    trial = self._drawn(ENVIRONMENTS, 1 if kind == "act" else STEPS, understood=(shape, form))
+                    convention, reply, _ = self._answering(facts, kind, trial)
+                except NotComparable:
+                    continue
+                if convention is None or reply is None:
+                    continue
+                if trial.hidden is None or reply.hidden is None or alike(reply.hidden, trial.hidden):
+                    return shape, form
+        return shapes[0], forms[0]
+
+    @cached_property
+    def _forms(self) -> list[str]:
+        """The forms that a hidden state may have: one only where a method makes it, or where there is none."""
+        takers = [f for f in self._players.values() if "hidden" in self.roles(f).values() and f.role in CALLED]
+        if "initial_state" in self._players or not takers or not self.cores:
+            return [""]
+        possible = [form for form in FORMS if zeros(self.cores[0][1], form, 1) is not None]
+        return [*possible, _RETURNED]
+
+    @cached_property
+    def _choices(self) -> dict[str, int]:
+        """Heads and sizes, as far as they are known; whether actions are discrete is another question."""
+        masks = [
+            name
+            for facts in self.order.methods
+            if facts.role in CALLED and callable(getattr(self.network, facts.name, None))
+            for name, role in self.roles(facts).items()
+            if role == "mask"
+        ]
+        return heads_of(self.network, masks)
 
     @cached_property
     def heads(self) -> dict[str, int]:
-        """Policy heads and how many actions each has, as far as masks, numbers or module names tell."""
-        for found in (self._heads_by_mask, self._heads_by_numbers, self._heads_by_container, self._heads_by_name):
-            if heads := found():
-                return heads
+        """Policy heads and how many actions each has; NotComparable where actions are numbers."""
+        if self._acts_in_numbers:
+            raise NotComparable("actions are continuous")
+        if len(self._widths) == 1 and list(self._choices) in ([], ["action"]):  # a distribution knows it better
+            width = next(iter(self._widths))
+            return self._choices if self._choices.get("action") == width else {"action": width}
+        if self._choices:
+            return self._choices
+        if self._acts_in_numbers is False and (size := number_of_actions(self.network)):
+            return {"action": size}
         raise NotComparable("no policy head is known by its name")
 
-    def _heads_by_mask(self) -> dict[str, int]:
-        """`slot_mask` goes with `slot_head`."""
-        found: dict[str, int] = {}
-        for facts in self.order.methods:
-            masks = [name for name, role in self.roles(facts).items() if role == "mask"] if facts.role in CALLED else []
-            for mask in masks:
-                head = re.sub(r"_?(action_)?masks?$", "", mask)
-                size = self._size_of(head) if head else None
-                if size is not None:
-                    found.setdefault(head, size)
-        return found
-
-    def _heads_by_numbers(self) -> dict[str, int]:
-        """An attribute such as `head_sizes`, {name: number of actions}."""
-        for name, value in vars(self.network).items():
-            if not isinstance(value, dict) or not value or not re.search(r"head|action", name):
-                continue
-            if all(isinstance(head, str) and type(size) is int and size > 1 for head, size in value.items()):
-                return dict(value)
-        return {}
-
-    def _heads_by_container(self) -> dict[str, int]:
-        """A dict or list of modules that is called heads."""
-        for name, children in self._containers():
-            if re.search(r"heads?|actors?|policy|policies", name) and not _CRITIC.search(name):
-                sizes = {key: _out_features(child) for key, child in children.items()}
-                if sizes and all(sizes.values()):
-                    return {key: int(size or 0) for key, size in sizes.items()}
-        return {}
-
-    def _heads_by_name(self) -> dict[str, int]:
-        """A single head."""
-        for pattern in _HEAD_NAMES:
-            for name, module in self.network.named_modules():
-                if re.fullmatch(pattern, name) and not _CRITIC.search(name) and (size := _out_features(module)):
-                    return {"action": size}
-        return {}
-
-    def _containers(self) -> Iterator[tuple[str, dict[str, nn.Module]]]:
-        """Groups of modules under one name: also those in plain containers, which PyTorch does not see."""
-        for name, module in self.network.named_modules():
-            if isinstance(module, nn.ModuleDict | nn.ModuleList):
-                yield name, {str(key): child for key, child in module.named_children()}
-            for attribute, value in vars(module).items():
-                if attribute.startswith("_") or not isinstance(value, dict | list | tuple):
-                    continue
-                items = value.items() if isinstance(value, dict) else enumerate(value)
-                children = {str(key): child for key, child in items if isinstance(child, nn.Module)}
-                if children and len(children) == len(value):
-                    yield attribute, children
-
-    def _size_of(self, head: str) -> int | None:
-        for name, module in self.network.named_modules():
-            last = name.rpartition(".")[2]
-            known = (f"{head}{end}" for end in ("", "_head", "_logits", "_net", "_actor"))
-            if last in (*known, f"head_{head}", f"actor_{head}") and (size := _out_features(module)):
-                return size
-        return None
+    @cached_property
+    def _acts_in_numbers(self) -> bool | None:
+        """Whether actions are continuous; None where nothing tells."""
+        if continuous_shape(self.network) is not None:
+            return True
+        if space_of(self.network, "action") is not None:
+            return False
+        actions = self._sampled(self._drawn(ENVIRONMENTS, 1), 0)
+        return any(action.is_floating_point() for action in actions.values()) if actions else None
 
     # --- inputs
 
     def inputs(self, batch: int = ENVIRONMENTS, time: int = STEPS, *, seed: int = 0, memory: bool = True) -> Inputs:
-        """Random inputs: masks with one to all actions valid, no starts, a hidden state that is not 0."""
-        generator = torch.Generator().manual_seed(1000 * self.order.seed + seed + 7)
-        shape = (batch, time)
-        observations = torch.randn(*shape, *self.observation_shape, generator=generator).to(self.dtype)
-        masks, actions = {}, {}
+        """Random inputs: masks with one to all actions valid, no starts, a hidden state that is not 0.
+
+        Actions are drawn where they are choices; where they are numbers, they are those that the network takes.
+        """
+        drawn = self._drawn(batch, time, seed=seed, memory=memory)
         try:
             heads = self.heads
         except NotComparable:
-            heads = {}
-        for head, size in heads.items():
+            key = (batch, time, seed)
+            if key not in self._taken:
+                self._taken[key] = self._sampled(drawn, seed) or self._made_up(batch, time, seed)
+            return drawn.but(masks={}, actions=self._taken[key])
+        return drawn if heads is self._choices else self._drawn(batch, time, seed=seed, memory=memory, heads=heads)
+
+    def _drawn(
+        self,
+        batch: int,
+        time: int,
+        *,
+        seed: int = 0,
+        memory: bool = True,
+        heads: Mapping[str, int] | None = None,
+        understood: tuple[tuple[int, ...], str] | None = None,
+    ) -> Inputs:
+        """Random inputs, with actions for the heads that may be there."""
+        generator = torch.Generator().manual_seed(1000 * self.order.seed + seed + 7)
+        shape = (batch, time)
+        width, form = understood or self._understood
+        observations = torch.randn(*shape, *width, generator=generator).to(self.dtype)
+        masks, actions = {}, {}
+        for head, size in (self._choices if heads is None else heads).items():
             actions[head] = torch.randint(size, shape, generator=generator)
             share = torch.rand(*shape, 1, generator=generator)
             mask = torch.rand(*shape, size, generator=generator) < share
             masks[head] = mask.scatter(-1, actions[head].unsqueeze(-1), value=True)
-        hidden = self.initial(batch)
+        hidden = self._state(self.network, form, batch, observations)
         if memory:
             hidden = mapped(hidden, lambda t: torch.randn(t.shape, generator=generator).to(t.dtype).mul(0.5))
         return Inputs(observations, masks, actions, torch.zeros(shape, dtype=torch.bool), hidden)
 
+    def _sampled(self, inputs: Inputs, seed: int) -> dict[str, Tensor]:
+        """The actions that the network takes, step by step; none where it does not answer."""
+        network = copy.deepcopy(self.network).eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.order.seed + seed + 1)
+                if "act" not in self._players:
+                    return self._of_distribution(network, inputs)
+                with categoricals() as widths:
+                    taken = [self.act(network, inputs.at(t)).action or {} for t in range(inputs.starts.shape[1])]
+                self._widths |= widths
+        except Exception:  # noqa: BLE001 - then nothing says what an action looks like
+            return {}
+        return {head: torch.cat([step[head].detach().clone() for step in taken], dim=1) for head in taken[0]}
+
+    def _of_distribution(self, network: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+        """Samples of the distribution that `forward` returns."""
+        if not self._scores_by_distribution:
+            return {}
+        facts = self.method("forward")
+        reply = self.forward(network, inputs)
+        layout = self._conventions[facts.name, "sequence"].layout
+        return {"action": unarranged(reply.dist.sample(), layout, (inputs.starts.shape[0], inputs.starts.shape[1]))}
+
+    def _made_up(self, batch: int, time: int, seed: int) -> dict[str, Tensor]:
+        """Continuous actions for a network that takes none itself, where their shape is known."""
+        shape = continuous_shape(self.network)
+        if shape is None and "forward" in self._players and "action" in self.roles(self.method("forward")).values():
+            size = number_of_actions(self.network)  # an action that goes into a layer is a vector
+            shape = (size,) if size else None
+        if shape is None:
+            return {}
+        generator = torch.Generator().manual_seed(self.order.seed + seed + 11)
+        return {"action": torch.rand(batch, time, *shape, generator=generator).to(self.dtype) - 0.5}
+
     def initial(self, batch: int, network: nn.Module | None = None) -> Any:
         """The hidden state before the first step, None for a network without memory."""
-        network = self.network if network is None else network
-        if self.has("initial_state"):
-            facts = self.method("initial_state")
-            call = getattr(network, facts.name)
-            given: dict[str, Any] = {}
-            for name, parameter in inspect.signature(call).parameters.items():
-                if "device" in name:
-                    given[name] = next(network.parameters()).device
-                elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
-                    given[name] = batch
-            with torch.no_grad():
-                return call(**given)
-        if not self.cores:
+        return self._state(self.network if network is None else network, self._understood[1], batch)
+
+    def _state(self, network: nn.Module, form: str, batch: int, observations: Tensor | None = None) -> Any:
+        if "initial_state" in self._players:
+            return self._initialised(network, batch)
+        if not form:
             return None
-        takes = any("hidden" in self.roles(f).values() for f in self.order.methods if f.role in CALLED)
-        if not takes:
-            return None
+        if form == _RETURNED:
+            return self._first_returned(batch, observations)
         name, _ = self.cores[0]
-        core = network.get_submodule(name) if name else network
-        weight = next(core.parameters())
-        width: Any = core.hidden_size
-        if isinstance(core, RECURRENT):
-            state = weight.new_zeros(core.num_layers * (2 if core.bidirectional else 1), batch, width)
-        else:
-            state = weight.new_zeros(batch, width)
-        return (state, state.clone()) if isinstance(core, nn.LSTM | nn.LSTMCell) else state
+        state = zeros(network.get_submodule(name) if name else network, form, batch)
+        for facts in self._players.values():
+            for parameter, role in self.roles(facts).items():
+                if role == "hidden" and (kind := wrapper(getattr(self.network, facts.name), parameter)) is not None:
+                    return kind(*(mapped(state, torch.clone) for _ in range(len(kind.__annotations__))))
+        return state
+
+    def _initialised(self, network: nn.Module, batch: int) -> Any:
+        """What the method for it makes."""
+        call = getattr(network, self._players["initial_state"].name)
+        given: dict[str, Any] = {}
+        for name, parameter in inspect.signature(call).parameters.items():
+            if "device" in name:
+                given[name] = next(network.parameters()).device
+            elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+                given[name] = batch
+        with torch.no_grad():
+            return call(**given)
+
+    def _first_returned(self, batch: int, observations: Tensor | None) -> Any:
+        """Zeros like the state that the network returns when it is given none."""
+        facts = self.method("act", "forward")
+        if observations is None:
+            observations = torch.zeros(batch, 1, *self.observation_shape, dtype=self.dtype)
+        first = observations[:, :1]
+        starts = torch.zeros(batch, 1, dtype=torch.bool)
+        trial = Inputs(first, {}, {}, starts, None)
+        for kind in ("act", "sequence"):
+            _, reply, _ = self._answering(facts, kind, trial)
+            if reply is not None and reply.hidden is not None:
+                return mapped(reply.hidden, emptied)
+        raise NotComparable(f"`{facts.name}` wants a hidden state, and nothing tells how it looks")
 
     # --- calls
 
@@ -427,13 +410,12 @@ class Subject:
 
     def evaluate(self, network: nn.Module, inputs: Inputs) -> Reply:
         """Score the actions of `inputs`."""
-        if self.evaluates_through_act:
-            return self._call(network, self.method("act"), inputs, kind="sequence", score=True)
-        return self._call(network, self.method("evaluate"), inputs, kind="sequence", score=True)
+        role = "act" if self.evaluates_through_act else "evaluate"
+        return self._call(network, self.method(role), inputs, kind="sequence", score=True)
 
     def forward(self, network: nn.Module, inputs: Inputs) -> Reply:
-        """Logits or whatever else `forward` returns."""
-        return self._call(network, self.method("forward"), inputs, kind="sequence")
+        """Logits or whatever else `forward` returns; without noise, where it can be told to add none."""
+        return self._call(network, self.method("forward"), inputs, kind="sequence", deterministic=True)
 
     def arguments(
         self,
@@ -447,7 +429,8 @@ class Subject:
     ) -> dict[str, Any]:
         """The keyword arguments of a call, in the convention that is known to work."""
         convention = self._convention(facts, kind, score=score)
-        return self._arguments(network, facts, inputs, convention, score=score, deterministic=deterministic)
+        wish = Wish(facts.name, self.roles(facts), inputs, convention, score=score, deterministic=deterministic)
+        return wish.arguments(self._parameters(network, facts))
 
     def called(
         self,
@@ -458,9 +441,8 @@ class Subject:
         kind: str = "sequence",
     ) -> Reply:
         """The reply to arguments that were changed by hand."""
-        return self._read(
-            facts, self._callable(network, facts)(**keywords), inputs, self._conventions[facts.name, kind]
-        )
+        wish = Wish(facts.name, self.roles(facts), inputs, self._conventions[facts.name, kind])
+        return self._read(facts, self._callable(network, facts)(**keywords), wish)
 
     def _call(
         self,
@@ -473,9 +455,41 @@ class Subject:
         deterministic: bool = False,
     ) -> Reply:
         convention = self._convention(facts, kind, score=score)
-        keywords = self._arguments(network, facts, inputs, convention, score=score, deterministic=deterministic)
-        raw = self._callable(network, facts)(**keywords)
-        return self._read(facts, raw, inputs, convention)
+        wish = Wish(facts.name, self.roles(facts), inputs, convention, score=score, deterministic=deterministic)
+        keywords = wish.arguments(self._parameters(network, facts))
+        return self._read(facts, self._callable(network, facts)(**keywords), wish)
+
+    def _callable(self, network: nn.Module, facts: MethodFacts) -> Callable[..., Any]:
+        call: Callable[..., Any] = network if facts.name == "forward" else getattr(network, facts.name)
+        for name, parameter in self._parameters(network, facts).items():
+            if parameter.kind is parameter.VAR_POSITIONAL and name in self.roles(facts):
+                return lambda **given: call(given.pop(name), **given)
+        return call
+
+    def _parameters(self, network: nn.Module, facts: MethodFacts) -> Mapping[str, inspect.Parameter]:
+        return inspect.signature(getattr(network, facts.name)).parameters
+
+    def _read(self, facts: MethodFacts, raw: Any, wish: Wish) -> Reply:
+        """What was returned, by role."""
+        if type(raw).__name__ == "TensorDict":
+            raw = {key: raw.get(key) for key in getattr(self.network, "out_keys", ()) if isinstance(key, str)}
+        by_distribution = wish.score and "action" not in wish.roles.values() and bool(wish.inputs.actions)
+        return read(
+            raw,
+            Reading(
+                role="act" if facts is self._players.get("act") else facts.role,
+                returns=facts.returns,
+                layout=wish.convention.layout,
+                inputs=wish.inputs,
+                heads=self._choices,
+                action_shape=continuous_shape(self.network),
+                remembers=bool(self.cores) or "initial_state" in self._players,
+                score=wish.score,
+                scored=wish.by_key("action") if by_distribution else None,
+            ),
+        )
+
+    # --- conventions
 
     def _convention(self, facts: MethodFacts, kind: str, *, score: bool) -> Convention:
         key = (facts.name, kind)
@@ -484,251 +498,141 @@ class Subject:
                 self._conventions[key] = self._learned(facts, kind, score=score)
         return self._conventions[key]
 
-    @staticmethod
-    def _callable(network: nn.Module, facts: MethodFacts) -> Callable[..., Any]:
-        call: Callable[..., Any] = network if facts.name == "forward" else getattr(network, facts.name)
-        return call
-
     def _learned(self, facts: MethodFacts, kind: str, *, score: bool) -> Convention:
         """The first convention in which the method answers, and its answer has the right size."""
-        trial = self.inputs(ENVIRONMENTS, 1 if kind == "act" else STEPS)
+        draw = self.inputs if score or "action" in self.roles(facts).values() else self._drawn
+        trial = draw(ENVIRONMENTS, 1 if kind == "act" else STEPS)
         trials = [trial]
         if trial.masks:  # a network that has masks the wrong way round may answer when all actions are valid
             trials.append(unmasked(trial))
         told_first = ""
         for each in trials:
-            convention, error = self._answering(facts, kind, each, score=score)
+            convention, _, error = self._answering(facts, kind, each, score=score)
             if convention is not None:
-                return convention
+                return self._in_order(facts, convention, each, score=score)
             told_first = told_first or error
-        raise NotComparable(f"`{facts.name}` answers in no known convention: {told_first or 'it returns no tensors'}")
+        raise NotComparable(f"`{facts.name}` answers in no known convention: {told_first}")
 
     def answers(self, facts: MethodFacts, kind: str, inputs: Inputs, *, score: bool = False) -> bool:
         """Whether a method answers at these sizes, in whatever convention."""
         return self._answering(facts, kind, inputs, score=score)[0] is not None
 
-    def _answering(self, facts: MethodFacts, kind: str, trial: Inputs, *, score: bool) -> tuple[Convention | None, str]:
-        first_error = ""
-        for layout, mask_dtype, starts_dtype in itertools.product(
-            LAYOUTS[kind], (torch.bool, torch.float32), (torch.bool, torch.float32)
-        ):
-            convention = Convention(layout, mask_dtype, starts_dtype)
+    def _answering(
+        self, facts: MethodFacts, kind: str, trial: Inputs, *, score: bool = False
+    ) -> tuple[Convention | None, Reply | None, str]:
+        """The first convention that works, what was answered, and else the error of the call that got furthest.
+
+        Without memory nothing tells one axis from another by itself: an answer of the right size comes first.
+        """
+        other: tuple[Convention, Reply] | None = None
+        furthest, error = -1, ""
+        for convention in self._possible(facts, kind, trial):
             network = copy.deepcopy(self.network)
-            try:
-                keywords = self._arguments(network, facts, trial, convention, score=score)
-                with torch.random.fork_rng(devices=[]):  # a seed that was set for the real call stays set
-                    reply = self._read(facts, self._callable(network, facts)(**keywords), trial, convention)
-            except NotComparable:
-                raise
-            except Exception as error:  # noqa: BLE001 - a convention that is not this network's
-                first_error = first_error or told(error)
+            wish = Wish(facts.name, self.roles(facts), trial, convention, score=score)
+            keywords = wish.arguments(self._parameters(network, facts))
+            with finished() as modules:
+                try:
+                    with torch.random.fork_rng(devices=[]):  # a seed that was set for the real call stays set
+                        reply = self._read(facts, self._callable(network, facts)(**keywords), wish)
+                except NotComparable:
+                    raise
+                except Exception as failure:  # noqa: BLE001 - a convention that is not this network's
+                    if len(modules) > furthest and convention.observations != "dict":
+                        furthest, error = len(modules), told(failure)
+                    continue
+            if not any(True for _ in reply.tensors()):
+                furthest, error = 1_000_000, f"it returns {type(reply.raw).__name__}, and no tensor that is understood"
                 continue
-            if any(True for _ in reply.tensors()):
-                return convention, ""
-        return None, first_error
+            learned = replace(convention, keys=tuple(wish.asked[0])) if wish.asked else convention
+            if trial.hidden is not None or sized(reply, trial):
+                return learned, reply, ""
+            other = other or (learned, reply)
+        return (*other, "") if other is not None else (None, None, error)
 
-    def _arguments(
-        self,
-        network: nn.Module,
-        facts: MethodFacts,
-        inputs: Inputs,
-        convention: Convention,
-        *,
-        score: bool = False,
-        deterministic: bool = False,
-    ) -> dict[str, Any]:
-        call = self._callable(network, facts)
-        parameters = inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters
-        roles = self.roles(facts)
-        wish = _Wish(facts.name, roles, inputs, convention, score=score, deterministic=deterministic)
-        given = {name: self._argument(wish, parameters[name]) for name in roles}
-        return {name: value for name, value in given.items() if value is not _DEFAULT}
+    def _possible(self, facts: MethodFacts, kind: str, trial: Inputs) -> Iterator[Convention]:
+        """Every convention that may be meant, with observations as a tensor first."""
+        several = list(conventions(kind, self.roles(facts), len(trial.actions)))
+        keys = getattr(self.network, "in_keys", None)
+        if isinstance(keys, list | tuple) and keys and all(isinstance(key, str) for key in keys):
+            yield from (replace(each, observations="tensordict", keys=tuple(keys)) for each in several)
+        yield from several
+        yield from (replace(each, observations="dict") for each in several)
 
-    def _argument(self, wish: _Wish, parameter: inspect.Parameter) -> Any:
-        """What one parameter gets, or `_DEFAULT`; NotComparable where nothing is known and there is no default."""
-        name, role = parameter.name, wish.roles[parameter.name]
-        if role == "obs":
-            return arranged(wish.inputs.observations, wish.convention.layout)
-        if role in ("starts", "keeps"):
-            return wish.starts(role)
-        value, why = _DEFAULT, f"what `{name}` of `{wish.method}` is for is not understood"
-        if role == "silent":
-            return (
-                True if wish.deterministic and re.search(r"determin|greedy", name) else _or(parameter, otherwise=False)
-            )
-        if role == "hidden":
-            value, why = wish.hidden(name), f"`{wish.method}` wants `{name}`, and nothing makes a hidden state"
-        elif role == "mask":
-            value, why = self._mask(wish, parameter), f"which head `{name}` belongs to is not known"
-        elif role == "action":
-            value = self._action(wish, parameter) if wish.score else _DEFAULT
-            why = f"`{wish.method}` wants actions and is no method that scores them"
-        if value is _DEFAULT and parameter.default is parameter.empty:
-            raise NotComparable(why)
-        return value
+    def _in_order(self, facts: MethodFacts, convention: Convention, trial: Inputs, *, score: bool) -> Convention:
+        """With all steps of all environments in one axis: whether those of one environment lie side by side.
 
-    @staticmethod
-    def _mask(wish: _Wish, parameter: inspect.Parameter) -> Any:
-        """What goes into one mask parameter, or `_DEFAULT`."""
-        inverted = is_inverted_mask(parameter.name)
-
-        def formed(mask: Tensor) -> Tensor:
-            mask = arranged(~mask if inverted else mask, wish.convention.layout)
-            return mask.to(wish.convention.mask_dtype)
-
-        masks = wish.inputs.masks
-        head = re.sub(r"_?(action_)?masks?$", "", parameter.name)
-        if head in masks:
-            return formed(masks[head])
-        if list(wish.roles.values()).count("mask") > 1 or not masks:
-            return _DEFAULT
-        if re.search(r"[Dd]ict|Mapping", str(parameter.annotation)) or len(masks) > 1:
-            return {key: formed(mask) for key, mask in masks.items()}
-        return formed(next(iter(masks.values())))
-
-    @staticmethod
-    def _action(wish: _Wish, parameter: inspect.Parameter) -> Any:
-        if not wish.inputs.actions:
-            raise NotComparable("what an action looks like is not known")
-        formed = {head: arranged(action, wish.convention.layout) for head, action in wish.inputs.actions.items()}
-        if re.search(r"[Dd]ict|Mapping", str(parameter.annotation)) or len(formed) > 1:
-            return formed
-        return next(iter(formed.values()))
-
-    # --- replies
-
-    def _read(self, facts: MethodFacts, raw: Any, inputs: Inputs, convention: Convention) -> Reply:
-        parts: dict[str, Any] = {}
-        _assign(raw, facts.returns, parts, "logits" if facts.role == "forward" else "")
-        shape = (inputs.starts.shape[0], inputs.starts.shape[1])
-
-        def restored(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {
-                    re.sub(r"_?(logits?|log_?probs?|actions?|entropy)$", "", str(k)) or "action": restored(v)
-                    for k, v in value.items()
-                }
-            if isinstance(value, tuple | list):
-                return {str(number): restored(item) for number, item in enumerate(value)}
-            return unarranged(value, convention.layout, shape)
-
-        found = {role: restored(value) for role, value in parts.items() if role not in ("hidden", "dist")}
-        single = next(iter(inputs.masks), "action")
-
-        def per_head(value: Any) -> dict[str, Tensor]:
-            if value is None:
-                return {}
-            return dict(value) if isinstance(value, Mapping) else {single: value}
-
-        log_prob, entropy = found.get("log_prob"), found.get("entropy")
-        logits = {head: value for head, value in per_head(found.get("logits")).items() if isinstance(value, Tensor)}
-        return Reply(
-            action=per_head(found.get("action")) or None,
-            log_prob=_joint(log_prob),
-            log_probs=log_prob if isinstance(log_prob, Mapping) else {},
-            value=found.get("value") if isinstance(found.get("value"), Tensor) else None,
-            entropy=_joint(entropy),
-            logits=logits,
-            hidden=parts.get("hidden"),
-            raw=raw,
-        )
+        The first observation of one environment is changed. What it moves are the rows of its later steps.
+        """
+        if convention.layout != "flat" or trial.hidden is None:
+            return convention
+        network = self.heated().eval()
+        moved = trial.observations.clone()
+        moved[0, 0] += 1.0
+        rows: set[int] = set()
+        batch, time = trial.starts.shape
+        replies = []
+        for observations in (trial.observations, moved):
+            wish = Wish(facts.name, self.roles(facts), trial.but(observations=observations), convention, score=score)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                keywords = wish.arguments(self._parameters(network, facts))
+                replies.append(dict(self._read(facts, self._callable(network, facts)(**keywords), wish).tensors()))
+        for name, before in replies[0].items():
+            after = replies[1][name]
+            if before.shape[:2] == (batch, time) == after.shape[:2] and before.is_floating_point():
+                differs = (before != after).reshape(batch, time, -1).any(-1)
+                rows |= {int(t) * batch + int(b) for b, t in differs.nonzero()}
+        if len(rows) > 1 and rows <= set(range(time)):
+            return replace(convention, layout="flat_batch")
+        return convention
 
 
-def _joint(value: Any) -> Tensor | None:
-    if isinstance(value, Mapping):
-        values = [item for item in value.values() if isinstance(item, Tensor)]
-        return torch.stack(values).sum(dim=0) if values else None
-    return value if isinstance(value, Tensor) else None
+def _observed(roles: dict[str, str], gathered: list[str]) -> None:
+    """Decide which parameter takes the observations; what is called state beside them is what the network remembers."""
+    observed = [name for name, role in roles.items() if role == "obs"]
+    for name in observed[1:]:
+        if name.lower() == "state":
+            roles[name] = "hidden"
+    if not observed and (first := next((name for name in (*roles, *gathered) if not roles.get(name)), None)):
+        roles[first] = "obs"
 
 
-def _assign(raw: Any, known: Any, parts: dict[str, Any], otherwise: str) -> None:
-    """Sort what a method returned by role: what the source says first, then names, then what is left over."""
-    rest: list[Any] = []
-    logits: dict[str, Any] = {}
-    for value, says, name in _parts(raw, known):
-        role = _role_of(value, says, name)
-        if role == "logits" and isinstance(raw, Mapping) and isinstance(value, Tensor):
-            logits[name] = value
-        elif role and role not in parts:
-            parts[role] = value
-        elif value is not None and not role:
-            rest.append(value)
-    if logits:
-        parts["logits"] = logits
-    floats = [value for value in rest if isinstance(value, Tensor) and value.is_floating_point()]
-    if len(floats) == 1:
-        missing = [role for role in ("value", "log_prob") if role not in parts]
-        role = otherwise if otherwise and otherwise not in parts else (missing[0] if len(missing) == 1 else "")
-        if role:
-            parts[role] = floats[0]
+def sized(reply: Reply, inputs: Inputs) -> bool:
+    """Whether all that was returned for each step has an axis of environments and one of steps."""
+    return all(
+        tensor.shape[:2] == inputs.starts.shape
+        for name, tensor in reply.tensors()
+        if name != "entropy" and not name.startswith("hidden")
+    )
 
 
-def _parts(raw: Any, known: Any) -> list[tuple[Any, Any, str]]:
-    """The parts of a returned value, with what the source says about each and what it is called."""
-    named = known.get("dict", {}) if isinstance(known, Mapping) else {}
-    listed = known.get("tuple", []) if isinstance(known, Mapping) else []
-    if isinstance(raw, Mapping):
-        return [(value, named.get(key), str(key)) for key, value in raw.items()]
-    if isinstance(raw, tuple) and hasattr(raw, "_fields"):
-        return [(value, named.get(name), name) for name, value in zip(raw._fields, raw, strict=True)]
-    if isinstance(raw, tuple | list):
-        return [(value, listed[i] if i < len(listed) else None, "") for i, value in enumerate(raw)]
-    return [(raw, known, "")]
+@contextlib.contextmanager
+def categoricals() -> Iterator[set[int]]:
+    """How many choices there are in each categorical distribution that is made inside."""
+    seen: set[int] = set()
+    make = torch.distributions.Categorical.__init__
+
+    def noting(self: torch.distributions.Categorical, *words: Any, **named: Any) -> None:
+        make(self, *words, **named)
+        seen.add(int(self.logits.shape[-1]))
+
+    torch.distributions.Categorical.__init__ = noting  # type: ignore[method-assign]
+    try:
+        yield seen
+    finally:
+        torch.distributions.Categorical.__init__ = make  # type: ignore[method-assign]
 
 
-def _role_of(value: Any, says: Any, name: str) -> str:
-    """The role of one part of a returned value."""
-    if hasattr(value, "log_prob") and hasattr(value, "sample"):
-        return "dist"
-    inner = set(_words(says))
-    if len(inner) == 1:
-        return inner.pop()
-    if named := tensor_role(name) if name else "":
-        return named
-    pair = isinstance(value, tuple | list) and len(value) == 2
-    if pair and all(isinstance(each, Tensor) and each.dim() >= 2 for each in value):
-        return "hidden"
-    return "action" if isinstance(value, Tensor) and value.dtype == torch.int64 else ""
+@contextlib.contextmanager
+def finished() -> Iterator[list[str]]:
+    """The modules that come to an end inside: of two calls that fail, the one with more of them got further."""
+    done: list[str] = []
 
+    def note(module: nn.Module, *_: object) -> None:
+        done.append(type(module).__name__)
 
-def _words(says: Any) -> Iterator[str]:
-    if isinstance(says, str):
-        if says:
-            yield says
-    elif isinstance(says, Mapping):
-        for value in says.values():
-            yield from _words(value)
-    elif isinstance(says, list | tuple):
-        for value in says:
-            yield from _words(value)
-
-
-def _out_features(module: nn.Module) -> int | None:
-    """The width of what the last Linear inside gives."""
-    linear = [each for each in module.modules() if isinstance(each, nn.Linear)]
-    return linear[-1].out_features if linear else None
-
-
-def arranged(tensor: Tensor, layout: str) -> Tensor:
-    """`[B, T, ...]` in the layout of the network."""
-    if layout == "step":
-        return tensor[:, 0]
-    if layout in ("step1", "batch"):
-        return tensor
-    if layout in ("time", "time1"):
-        return tensor.transpose(0, 1).contiguous()
-    return tensor.transpose(0, 1).flatten(0, 1)  # [T * B, ...], time first
-
-
-def unarranged(value: Any, layout: str, shape: tuple[int, int]) -> Any:
-    """What a network returned as `[B, T, ...]`; whatever has another size stays as it is."""
-    batch, time = shape
-    if not isinstance(value, Tensor):
-        return value
-    if layout in ("step", "step1") and value.shape[:2] != (batch, time) and value.shape[:1] == (batch,):
-        return value.unsqueeze(1)
-    if layout in ("time", "time1") and value.shape[:2] == (time, batch):
-        return value.transpose(0, 1)
-    if layout == "flat" and value.shape[:1] == (time * batch,):
-        return value.view(time, batch, *value.shape[1:]).transpose(0, 1)
-    return value
+    handle = nn.modules.module.register_module_forward_hook(note)
+    try:
+        yield done
+    finally:
+        handle.remove()

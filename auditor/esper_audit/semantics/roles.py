@@ -30,7 +30,12 @@ _METHOD_ROLES = (
             r"init_recurrent_cell_states|get_initial_(rnn_|lstm_)?(hidden_)?states?|reset_hidden(_states?)?"
         ),
     ),
-    (EVALUATE, re.compile(r"evaluate(_actions?)?|eval_actions?|get_(action_)?log_?probs?|compute_log_?probs?")),
+    (
+        EVALUATE,
+        re.compile(
+            r"evaluate(_actions?)?|eval_actions?|get_(action_)?log_?probs?(_(and_)?entropy)?|compute_log_?probs?"
+        ),
+    ),
     (
         ACT,
         re.compile(

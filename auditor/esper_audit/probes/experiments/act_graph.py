@@ -32,6 +32,8 @@ class ActGraph(Probe):
         facts = subject.method("act")
         if subject.evaluates_through_act:
             raise NotComparable(f"`{facts.name}` also scores actions, and has to keep the graph")
+        if facts.name == "forward":
+            raise NotComparable("`forward` acts, and training may call it as well")
         reply = subject.act(subject.heated().train(), subject.inputs().at(0))
         if any(action.requires_grad for action in (reply.action or {}).values()):
             raise NotComparable("the action is differentiable itself, and has to keep the graph")

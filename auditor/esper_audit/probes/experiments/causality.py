@@ -42,8 +42,8 @@ class Causality(Probe):
         middle = inputs.starts.shape[1] // 2
         moved = m.disturbed(inputs.observations, slice(None), middle)
         with torch.no_grad():
-            before = m.outputs(m.seeded(call, network, inputs))
-            after = m.outputs(m.seeded(call, network, inputs.but(observations=moved)))
+            before = m.by_step(m.seeded(call, network, inputs))
+            after = m.by_step(m.seeded(call, network, inputs.but(observations=moved)))
         past = max((m.distance(before[n][:, :middle], after[n][:, :middle]) for n in before), default=0.0)
         future = max((m.distance(before[n][:, middle + 1 :], after[n][:, middle + 1 :]) for n in before), default=0.0)
         if not before:

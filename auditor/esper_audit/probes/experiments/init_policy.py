@@ -30,7 +30,7 @@ class InitPolicy(Probe):
         import torch
 
         inputs = subject.inputs(seed=2)
-        if not inputs.actions:
+        if not inputs.masks:
             raise NotComparable("the network has no discrete head that is known")
         network = subject.fresh().eval()
         spread, tried = 0.0, 0

@@ -36,14 +36,14 @@ class StepSequence(Probe):
         role, call = m.sequence_call(subject)
         network = subject.heated().eval()
         with m.without_onednn(), torch.no_grad():
-            whole = m.outputs(call(network, inputs))
+            whole = m.by_step(call(network, inputs))
             hidden, steps = inputs.hidden, []
             for t in range(inputs.starts.shape[1]):
                 reply = call(network, inputs.at(t).but(hidden=hidden))
                 if reply.hidden is None:
                     raise NotComparable(f"{role} does not return the hidden state")
                 hidden = reply.hidden
-                steps.append(m.outputs(reply))
+                steps.append(m.by_step(reply))
         distances = {name: m.distance(whole[name], torch.cat([step[name] for step in steps], dim=1)) for name in whole}
         if not distances:
             raise NotComparable(f"{role} returns nothing to compare")
