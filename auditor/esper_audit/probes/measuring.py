@@ -137,6 +137,35 @@ class Operations(TorchDispatchMode):
         return sum(name in names and (allowed is None or width in allowed) for name, width in self.seen)
 
 
+class Overflow(TorchDispatchMode):
+    """Where finite numbers become infinite or NaN, and the largest number that a matrix product gives."""
+
+    PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+    _CONSTANT = re.compile(r"(new_)?(empty|full|zeros|ones).*|masked_fill_?|fill_?|where|copy_|_to_copy|index_put_?")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.first = ""  # operation
+        self.products = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at what was given and at what came out, and go on."""
+        name = func.overloadpacket.__name__
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor) or not result.is_floating_point() or not result.numel():
+            return result
+        if name in self.PRODUCTS:
+            largest = float(result.detach().abs().max())
+            self.products = max(self.products, float("inf") if largest != largest else largest)  # noqa: PLR0124 - NaN
+        if not self.first and not self._CONSTANT.fullmatch(name) and not _finite([result]) and _finite(leaves(args)):
+            self.first = name
+        return result
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+
+
 @contextmanager
 def without_onednn() -> Iterator[None]:
     """Switch oneDNN off, which has other LSTM kernels for training than for inference: equal inputs, equal numbers."""
@@ -145,6 +174,17 @@ def without_onednn() -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.set_flags(_enabled=before[0])
+
+
+@contextmanager
+def without_validation() -> Iterator[None]:
+    """Let `torch.distributions` check no values, which it does with `.item()`."""
+    before = torch.distributions.Distribution._validate_args  # noqa: SLF001 - only the setter is public
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
