@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from esper_audit.probes.contract import NotComparable
 from esper_audit.probes.subject import leaves, mapped, unmasked
 
 if TYPE_CHECKING:
+    from esper_audit.probes.contract import MethodFacts
     from esper_audit.probes.subject import Inputs, Reply, Subject
 
 # Largest difference that rounding explains, between two ways to compute the same in this dtype.
@@ -274,6 +275,30 @@ def sequence_call(subject: Subject) -> tuple[str, Callable[[nn.Module, Inputs], 
         return "evaluate", subject.evaluate
     steady(subject, "forward")
     return "forward", subject.forward
+
+
+class Called(NamedTuple):
+    """A method in one of the ways in which training calls it."""
+
+    label: str
+    facts: MethodFacts
+    kind: str  # act or sequence
+
+    def keywords(self, subject: Subject, network: nn.Module, inputs: Inputs) -> dict[str, Any]:
+        """Its arguments."""
+        score = self.kind == "sequence" and self.facts.role != "forward"
+        return subject.arguments(network, self.facts, inputs, self.kind, score=score)
+
+
+def methods(subject: Subject) -> Iterator[Called]:
+    """What training calls: act, and evaluate or else forward."""
+    if subject.has("act"):
+        yield Called(subject.method("act").name, subject.method("act"), "act")
+    if subject.evaluates_through_act:
+        yield Called(f"{subject.method('act').name}, scoring", subject.method("act"), "sequence")
+    elif subject.has("evaluate") or subject.has("forward"):
+        facts = subject.method("evaluate", "forward")
+        yield Called(facts.name, facts, "sequence")
 
 
 def steady(subject: Subject, role: str) -> None:

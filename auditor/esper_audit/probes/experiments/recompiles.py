@@ -11,14 +11,14 @@ function Dynamo gives up, and runs it uncompiled. Whether any of it matters depe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from esper_audit.core.findings import Category, Severity
 from esper_audit.probes.contract import COMPILE, FAILED, PASSED, Measurement, NotComparable, Probe
 
 if TYPE_CHECKING:
-    from esper_audit.probes.contract import MethodFacts
+    from esper_audit.probes.measuring import Called
     from esper_audit.probes.subject import Subject
 
 # (batch, steps) of each kind of call: the first of all compiles, a second size makes it general.
@@ -44,37 +44,29 @@ class Recompiles(Probe):
 
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
+        from esper_audit.probes import measuring as m
+
         told, table, blamed, problems = [], [("method", "the first call", *KINDS)], "", []
-        for label, facts, kind in _methods(subject):
+        for called in m.methods(subject):
             try:
-                counts, anew = _counted(subject, facts, kind)
+                counts, anew = _counted(subject, called)
             except NotComparable:
                 continue
             except Exception as error:  # noqa: BLE001 - a compiled call may fail where the eager one does not
-                problems.append(f"`{label}` fails: {type(error).__name__}")
+                problems.append(f"`{called.label}` fails: {type(error).__name__}")
                 continue
-            text = f"`{label}` {sum(counts.values())} times"
+            text = f"`{called.label}` {sum(counts.values())} times"
             if anew:
                 text += f" and then anew for {', '.join(f'{each} ({why})' for each, why in anew.items())}"
-                blamed = blamed or facts.name
+                blamed = blamed or called.facts.name
             told.append(text)
-            table.append((f"`{label}`", *(str(counts.get(each, "-")) for each in table[0][1:])))
+            table.append((f"`{called.label}`", *(str(counts.get(each, "-")) for each in table[0][1:])))
         if not told:
             raise NotComparable("; ".join(problems) or "no method could be called")
         return Measurement(FAILED if blamed else PASSED, f"compiled: {'; '.join(told)}", blamed, tuple(table))
 
 
-def _methods(subject: Subject) -> Iterator[tuple[str, MethodFacts, str]]:
-    """What a trainer would compile: act, and what scores sequences."""
-    if subject.has("act"):
-        yield subject.method("act").name, subject.method("act"), "act"
-    if subject.evaluates_through_act:
-        yield f"{subject.method('act').name}, scoring", subject.method("act"), "sequence"
-    elif subject.has("evaluate") or subject.has("forward"):
-        yield subject.method("evaluate", "forward").name, subject.method("evaluate", "forward"), "sequence"
-
-
-def _counted(subject: Subject, facts: MethodFacts, kind: str) -> tuple[dict[str, int], dict[str, str]]:
+def _counted(subject: Subject, called: Called) -> tuple[dict[str, int], dict[str, str]]:
     """The calls of each kind that compiled; and for the kinds whose last call still did, why."""
     import torch
 
@@ -83,14 +75,14 @@ def _counted(subject: Subject, facts: MethodFacts, kind: str) -> tuple[dict[str,
     network = subject.heated().train()
 
     def keywords(batch: int, time: int) -> Mapping[str, Any]:
-        inputs = subject.inputs(batch, 1 if kind == "act" else time)
-        return subject.arguments(network, facts, inputs, kind, score=kind == "sequence" and facts.role != "forward")
+        inputs = subject.inputs(batch, 1 if called.kind == "act" else time)
+        return called.keywords(subject, network, inputs)
 
-    unrolled = kind == "act" or bool(subject.cores) or "starts" in subject.roles(facts).values()
+    unrolled = called.kind == "act" or bool(subject.cores) or "starts" in subject.roles(called.facts).values()
     counts, anew = {}, {}
-    with dynamo.compiled(getattr(network, facts.name)) as call:
+    with dynamo.compiled(getattr(network, called.facts.name)) as call:
         if call(keywords(*FIRST)) is None:
-            raise NotComparable(f"Dynamo compiles nothing of `{facts.name}`")
+            raise NotComparable(f"Dynamo compiles nothing of `{called.label}`")
         counts["the first call"] = 1
         for each, sizes in KINDS.items():
             if each == "other lengths" and unrolled:
