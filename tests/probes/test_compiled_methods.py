@@ -33,7 +33,8 @@ class Policy(nn.Module):
 
     def forward(self, obs):
         features = torch.tanh(self.body(obs))
-        return self.action_head(features), self.value_head(features).squeeze(-1)
+        logits, value = self.action_head(features), self.value_head(features).squeeze(-1)
+        return logits, value
 
     @torch.no_grad()
     def act(self, obs):
@@ -51,10 +52,10 @@ FEATURES = "features = torch.tanh(self.body(obs))"
 
 
 def outcome(file: Path, probe: str, seed: int = 0) -> Outcome:
-    """What one experiment says about the only network of a file."""
+    """What one experiment says about the last network of a file."""
     project = Project(project_root(file))
     interpreter = Interpreter(Models(project))
-    (name,) = project.network_names(file)
+    *_, name = project.network_names(file)
     network = NetworkClass(interpreter.models.parse_named(file).classes[name], interpreter)
     _, (found,) = carry_out(replace(order_for(network), probes=(probe,), seed=seed), timeout=120)
     return found
@@ -106,3 +107,45 @@ def test_what_compiles_anew_with_each_call_is_told_with_the_guard_that_failed(
     assert found.result == FAILED
     assert f"anew for {kind} (" in found.measured
     assert why in found.measured
+
+
+# export
+
+
+def test_a_sound_network_is_exported_and_pickled(tmp_path: Path) -> None:
+    for file in (REFERENCE, planted(tmp_path)):
+        found = outcome(file, "export")
+        assert found.result == PASSED
+        assert found.measured.startswith("`forward` exported, ")
+        assert found.measured.endswith("outputs differ by 0e+00; pickled, outputs differ by 0e+00")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "measured"),
+    [
+        (FEATURES, f"obs = obs if obs.sum() > 0 else -obs\n        {FEATURES}", "exporting `forward` raises "),
+        ("self.calls = 0", "self.scale = lambda x: 2.0 * x", "pickling raises "),
+    ],
+    ids=["a branch on values", "a lambda on self"],
+)
+def test_what_stands_in_the_way_is_told(old: str, new: str, measured: str, tmp_path: Path) -> None:
+    found = outcome(planted(tmp_path, old, new), "export")
+    assert found.result == FAILED
+    assert measured in found.measured
+
+
+def test_a_layer_of_a_class_inside_a_function_leaves_pickling_undecided(tmp_path: Path) -> None:
+    local = """
+def layer(size):
+    class Local(nn.Identity):
+        pass
+    return Local()
+
+
+class Policy"""
+    source = POLICY.replace("\nclass Policy", local).replace("self.calls = 0", "self.local = layer(3)")
+    file = tmp_path / "policy.py"
+    file.write_text(source)
+    found = outcome(file, "export")
+    assert found.result == PASSED
+    assert found.measured.endswith("not pickled: a class is defined inside a function")

@@ -1,8 +1,7 @@
 """A copy and a restored checkpoint compute the same.
 
 Experiment: after a forward with gradients and a disturbed buffer: `deepcopy`, and `load_state_dict` into a fresh
-network. Criterion: the same outputs. Pitfalls: none; pickling is left out, since classes inside functions cannot be
-pickled.
+network. Criterion: the same outputs. Pitfalls: none; pickling, which has some, is the question of `export`.
 """
 
 from __future__ import annotations
