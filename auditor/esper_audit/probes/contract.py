@@ -103,6 +103,7 @@ class Probe(ABC):
     severity: ClassVar[Severity]
     help: ClassVar[str]
     convicts: ClassVar[bool] = True  # whether a failure without a finding is one of its own
+    tells: ClassVar[bool] = False  # whether reports want its numbers, though it convicts nobody
     acquits: ClassVar[bool] = True  # whether passing refutes a finding, wherever it stands
     group: ClassVar[str] = BEHAVIOUR  # compile probes run last, in a process of their own
 

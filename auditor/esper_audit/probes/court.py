@@ -108,12 +108,13 @@ class _Beside:
 def _wanted(
     group: str, rules: Mapping[str, RuleInfo], enabled: Callable[[str], bool], *, everything: bool
 ) -> tuple[str, ...]:
-    """The probes of a group that try an enabled rule, or convict under an enabled code."""
+    """The probes of a group that try an enabled rule, or convict or tell under an enabled code."""
     asked = {info.probe for code, info in rules.items() if info.probe and enabled(code)}
     return tuple(
         name
         for name, probe in probes().items()
-        if probe.group == group and (everything or name in asked or (probe.convicts and enabled(probe.code)))
+        if probe.group == group
+        and (everything or name in asked or ((probe.convicts or probe.tells) and enabled(probe.code)))
     )
 
 

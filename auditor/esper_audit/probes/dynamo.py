@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import nn
 from esper_audit.probes.building import told
 from esper_audit.probes.contract import NotComparable
 from esper_audit.probes.subject import CALLED, Subject
+
+_GUARD = re.compile(r"- \d+/\d+: ([^#\n]+)")  # the first guard that failed, without the code that asked for it
 
 
 class Counting:
@@ -71,21 +74,58 @@ def covered(network: nn.Module, name: str, keywords: Mapping[str, Any]) -> int:
 
 
 @contextlib.contextmanager
+def compiled(method: Callable[..., Any]) -> Iterator[Callable[[Mapping[str, Any]], str | None]]:
+    """A compiled method. Each call says why Dynamo compiled something anew, and None where it compiled nothing.
+
+    The limit at which Dynamo gives up is raised: what came after it would not be counted.
+    """
+    torch.compiler.reset()
+    backend = Counting()
+    run = torch.compile(method, backend=backend)
+    limits: Any = {
+        "recompile_limit": 64,
+        "accumulated_recompile_limit": 256,
+    }
+    with logged("recompiles") as reasons, torch._dynamo.config.patch(allow_rnn=True, **limits):  # noqa: SLF001
+
+        def call(keywords: Mapping[str, Any]) -> str | None:
+            before = backend.graphs
+            reasons.clear()
+            run(**keywords)
+            if backend.graphs == before:
+                return None
+            guards = [found[1] for text in reasons if (found := _GUARD.search(text))]
+            return guards[0].strip() if guards else "the first call"
+
+        yield call
+    torch.compiler.reset()
+
+
+@contextlib.contextmanager
 def logged_breaks() -> Iterator[list[str]]:
     """The graph breaks that Dynamo logs meanwhile, each place once."""
-    breaks: list[str] = []
+    with logged("graph_breaks") as messages:
+        breaks: list[str] = []
+        yield breaks
+        breaks += [message for message in messages if "duplicate graph break" not in message]
+
+
+@contextlib.contextmanager
+def logged(artifact: str) -> Iterator[list[str]]:
+    """What Dynamo logs meanwhile of one kind: `graph_breaks` or `recompiles`."""
+    messages: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            message = record.getMessage()
-            if record.name.endswith("__graph_breaks") and "duplicate graph break" not in message:
-                breaks.append(message)
+            if record.name.endswith(f"__{artifact}"):
+                messages.append(record.getMessage())
 
-    torch._logging.set_logs(graph_breaks=True)  # type: ignore[attr-defined]  # noqa: SLF001 - documented, private or not
+    chosen: Any = {artifact: True}
+    torch._logging.set_logs(**chosen)  # type: ignore[attr-defined]  # noqa: SLF001 - documented, private or not
     logger = logging.getLogger("torch._dynamo")
     others, logger.handlers, logger.propagate = logger.handlers, [Collect()], False
     try:
-        yield breaks
+        yield messages
     finally:
         logger.handlers, logger.propagate = others, True
         torch._logging.set_logs()  # type: ignore[attr-defined]  # noqa: SLF001 - as above

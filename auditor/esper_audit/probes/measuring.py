@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from esper_audit.probes.contract import NotComparable
 from esper_audit.probes.subject import leaves, mapped, unmasked
 
 if TYPE_CHECKING:
+    from esper_audit.probes.contract import MethodFacts
     from esper_audit.probes.subject import Inputs, Reply, Subject
 
 # Largest difference that rounding explains, between two ways to compute the same in this dtype.
@@ -148,6 +149,35 @@ class Operations(TorchDispatchMode):
         return sum(name in names and (allowed is None or width in allowed) for name, width in self.seen)
 
 
+class Overflow(TorchDispatchMode):
+    """Where finite numbers become infinite or NaN, and the largest number that a matrix product gives."""
+
+    PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+    _CONSTANT = re.compile(r"(new_)?(empty|full|zeros|ones).*|masked_fill_?|fill_?|where|copy_|_to_copy|index_put_?")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.first = ""  # operation
+        self.products = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at what was given and at what came out, and go on."""
+        name = func.overloadpacket.__name__
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor) or not result.is_floating_point() or not result.numel():
+            return result
+        if name in self.PRODUCTS:
+            largest = float(result.detach().abs().max())
+            self.products = max(self.products, float("inf") if largest != largest else largest)  # noqa: PLR0124 - NaN
+        if not self.first and not self._CONSTANT.fullmatch(name) and not _finite([result]) and _finite(leaves(args)):
+            self.first = name
+        return result
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+
+
 @contextmanager
 def without_onednn() -> Iterator[None]:
     """Switch oneDNN off, which has other LSTM kernels for training than for inference: equal inputs, equal numbers."""
@@ -156,6 +186,17 @@ def without_onednn() -> Iterator[None]:
         yield
     finally:
         torch.backends.mkldnn.set_flags(_enabled=before[0])
+
+
+@contextmanager
+def without_validation() -> Iterator[None]:
+    """Let `torch.distributions` check no values, which it does with `.item()`."""
+    before = torch.distributions.Distribution._validate_args  # noqa: SLF001 - only the setter is public
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
@@ -245,6 +286,30 @@ def sequence_call(subject: Subject) -> tuple[str, Callable[[nn.Module, Inputs], 
         return "evaluate", subject.evaluate
     steady(subject, "forward")
     return "forward", subject.forward
+
+
+class Called(NamedTuple):
+    """A method in one of the ways in which training calls it."""
+
+    label: str
+    facts: MethodFacts
+    kind: str  # act or sequence
+
+    def keywords(self, subject: Subject, network: nn.Module, inputs: Inputs) -> dict[str, Any]:
+        """Its arguments."""
+        score = self.kind == "sequence" and self.facts.role != "forward"
+        return subject.arguments(network, self.facts, inputs, self.kind, score=score)
+
+
+def methods(subject: Subject) -> Iterator[Called]:
+    """What training calls: act, and evaluate or else forward."""
+    if subject.has("act"):
+        yield Called(subject.method("act").name, subject.method("act"), "act")
+    if subject.evaluates_through_act:
+        yield Called(f"{subject.method('act').name}, scoring", subject.method("act"), "sequence")
+    elif subject.has("evaluate") or subject.has("forward"):
+        facts = subject.method("evaluate", "forward")
+        yield Called(facts.name, facts, "sequence")
 
 
 def steady(subject: Subject, role: str) -> None:

@@ -264,8 +264,8 @@ def _conformance(report: AuditReport) -> Iterator[str]:
         yield table(("experiment", "claim", "reference", "this network", ""), map(_probe_row, results))
         for result in results:
             if result.table:
-                yield f"{code_span(result.id)}, part by part:"
                 head, *rows = (tuple(map(inline, row)) for row in result.table)
+                yield f"{code_span(result.id)}, {head[0]} by {head[0]}:"
                 yield table(head, rows)
 
 

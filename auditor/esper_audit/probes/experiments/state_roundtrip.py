@@ -2,8 +2,8 @@
 
 Experiment: after a step of act, a forward with gradients and a disturbed buffer: `deepcopy`, and `load_state_dict` into
 a fresh network. Criterion: the same outputs, of act as well where it is given its hidden state. Pitfalls: an act that
-takes no hidden state may keep it on `self`, which is another interface; pickling is left out, since classes inside
-functions cannot be pickled.
+takes no hidden state may keep it on `self`, which is another interface; pickling, which has pitfalls of its own, is the
+question of `export`.
 """
 
 from __future__ import annotations
