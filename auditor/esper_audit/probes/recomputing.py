@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esper_audit.probes.contract import NotComparable
-from esper_audit.probes.subject import CELLS, RECURRENT, leaves
+from esper_audit.probes.nested import leaves
+from esper_audit.probes.sizes import CELLS, RECURRENT
 
 if TYPE_CHECKING:
-    from esper_audit.probes.subject import Inputs, Reply
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.replies import Reply
 
 _BETWEEN: tuple[Callable[[Tensor], Tensor], ...] = (  # what may stand between two layers as a plain function
     lambda tensor: tensor,
