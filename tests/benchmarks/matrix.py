@@ -215,7 +215,7 @@ PLANTED: tuple[tuple[str, str, str, tuple[tuple[str, tuple[Edit, ...]], ...]], .
         ("torch.tensor(list)", (net(EVALUATION, "return Evaluation(torch.tensor(log_prob.tolist()),"),)),
         ("as_tensor(numpy)", (net(EVALUATION, "return Evaluation(torch.as_tensor(log_prob.detach().cpu().numpy()),"),)),
     )),
-    ("16", "trunk detached for the critic", "gradient-cut", (
+    ("16", "trunk detached for the critic", "shared-features", (
         ("detach", (net(VALUE, "value = self.value_head(core.detach()).squeeze(-1)"),)),
         ("no_grad block", (net(VALUE, "with torch.no_grad():\n            frozen = core.clone()\n        value = self.value_head(frozen).squeeze(-1)"),)),
         (".data", (net(VALUE, "value = self.value_head(core.data).squeeze(-1)"),)),

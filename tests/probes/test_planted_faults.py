@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from esper_audit.probes.contract import FAILED, PASSED, Order, Outcome
 from esper_audit.probes.trying import tried
 from esper_audit.testing import order_of
-from esper_reference.network import FactoredActorCritic, Hidden, Output
+from esper_reference.network import Evaluation, FactoredActorCritic, Hidden, Output
 
 SIZES = {"slot": 6, "op": 4}
 SEEDS = range(5)
@@ -36,7 +37,9 @@ def results(cls: type[nn.Module], probe: str) -> set[tuple[str, str]]:
     return {(found.result, found.error) for found in (outcome(cls, probe, seed) for seed in SEEDS)}
 
 
-@pytest.mark.parametrize("probe", ["device-moves", "extreme-inputs", "nan-inputs", "cost"])
+@pytest.mark.parametrize(
+    "probe", ["device-moves", "extreme-inputs", "nan-inputs", "cost", "gradient-cut", "shared-features"]
+)
 def test_the_reference_passes_with_every_seed(probe: str) -> None:
     assert results(FactoredActorCritic, probe) == {(PASSED, "")}
 
@@ -128,3 +131,79 @@ def test_the_cost_is_told_as_a_table_and_with_the_number_of_parameters() -> None
     layers = [module for module in FactoredActorCritic(9, SIZES).modules() if isinstance(module, nn.Linear)]
     products = sum(2 * layer.in_features * layer.out_features for layer in layers) + 2 * 4 * 64 * (64 + 64)
     assert found.table[1][2] == f"{5 * products:,}"
+
+
+# gradient-cut and shared-features
+
+
+class DetachedValue(FactoredActorCritic):
+    """The value learns from features that the policy alone trains."""
+
+    def forward(self, observations: Tensor, hidden: Hidden, episode_starts: Tensor | None) -> Output:
+        output = super().forward(observations, hidden, episode_starts)
+        core, _ = self._remember(self.trunk(observations), hidden, episode_starts)
+        return output._replace(value=self.value_head(self.core_norm(core).detach()).squeeze(-1))
+
+
+class DetachedPolicy(FactoredActorCritic):
+    """The policy reads features that the value alone trains."""
+
+    def forward(self, observations: Tensor, hidden: Hidden, episode_starts: Tensor | None) -> Output:
+        output = super().forward(observations, hidden, episode_starts)
+        core, _ = self._remember(self.trunk(observations), hidden, episode_starts)
+        core = self.core_norm(core).detach()
+        return output._replace(logits={name: head(core) for name, head in self.heads.items()})
+
+
+class DetachedEntropy(FactoredActorCritic):
+    """The entropy bonus trains the heads, and not what is below them: nobody wants that."""
+
+    def evaluate_actions(
+        self,
+        observations: Tensor,
+        masks: Mapping[str, Tensor],
+        actions: Mapping[str, Tensor],
+        hidden: Hidden,
+        episode_starts: Tensor | None,
+    ) -> Evaluation:
+        evaluation = super().evaluate_actions(observations, masks, actions, hidden, episode_starts)
+        core, _ = self._remember(self.trunk(observations), hidden, episode_starts)
+        core = self.core_norm(core).detach()
+        heads = self.distributions({name: head(core) for name, head in self.heads.items()}, masks)
+        return evaluation._replace(entropy=torch.stack([head.entropy() for head in heads.values()]).sum(0))
+
+
+class DetachedSteps(FactoredActorCritic):
+    """No gradient flows from one step to the step before it."""
+
+    def forward(self, observations: Tensor, hidden: Hidden, episode_starts: Tensor | None) -> Output:
+        outputs = []
+        for t in range(observations.shape[1]):
+            starts = None if episode_starts is None else episode_starts[:, t : t + 1]
+            outputs.append(super().forward(observations[:, t : t + 1], hidden, starts))
+            hidden = outputs[-1].hidden[0].detach(), outputs[-1].hidden[1].detach()
+        logits = {name: torch.cat([each.logits[name] for each in outputs], 1) for name in self.head_sizes}
+        return Output(logits, torch.cat([each.value for each in outputs], 1), outputs[-1].hidden)
+
+
+@pytest.mark.parametrize(
+    ("cls", "failed", "passed", "measured"),
+    [
+        (
+            DetachedValue,
+            "shared-features",
+            "gradient-cut",
+            "value trains 0 of 10 parameters that it shares with log",
+        ),
+        (DetachedPolicy, "shared-features", "gradient-cut", "log_prob trains 0 of 10 parameters"),
+        (DetachedEntropy, "gradient-cut", "shared-features", "entropy depends on 10 parameters that get no gradient"),
+        (DetachedSteps, "gradient-cut", "shared-features", "value of the last step depends on the first observation"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_what_may_be_meant_is_told_apart_from_what_cannot_be(
+    cls: type[FactoredActorCritic], failed: str, passed: str, measured: str
+) -> None:
+    assert results(cls, failed) == {(FAILED, "")}
+    assert results(cls, passed) == {(PASSED, "")}
+    assert measured in outcome(cls, failed).measured
