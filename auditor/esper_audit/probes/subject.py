@@ -342,7 +342,9 @@ class Subject:
         if not self._scores_by_distribution:
             return {}
         facts = self.method("forward")
-        reply = self.forward(network, inputs)
+        with categoricals() as widths:
+            reply = self.forward(network, inputs)
+        self._widths |= widths
         layout = self._conventions[facts.name, "sequence"].layout
         return {"action": unarranged(reply.dist.sample(), layout, (inputs.starts.shape[0], inputs.starts.shape[1]))}
 
