@@ -39,9 +39,15 @@ class Row:
 
     package: str
     name: str
+    factory: str = ""
     built: str = "not"
     why: str = ""  # it was not built
     results: list[ProbeResult] = field(default_factory=list)
+
+    @property
+    def how(self) -> str:
+        """How it was built, with the factory where one made it: two factories may make networks of one class."""
+        return f"`{self.factory}`" if self.built == "by factory" else self.built
 
     def of(self, verdict: Verdict) -> list[ProbeResult]:
         """The results with this verdict."""
@@ -80,7 +86,7 @@ def experiments(path: Path, name: str, factory: str, timeout: float) -> list[Pro
 def tried(word: str, factory: str, timeout: float) -> Row:
     """The row of one class."""
     path, name = located(word)
-    row = Row(word.partition("/")[0], name)
+    row = Row(word.partition("/")[0], name, factory.rpartition(":")[2])
     for how, by in (("automatically", ""), ("by factory", factory)):
         if how == "by factory" and not by:
             break
@@ -101,16 +107,16 @@ def table(rows: list[Row]) -> Iterator[str]:
         held, open_ = (len(row.of(verdict)) for verdict in (Verdict.CONFIRMED, Verdict.INCONCLUSIVE))
         failed = [f"`{r.id}`" if r.decisive else f"`{r.id}` (asks)" for r in row.of(Verdict.REFUTED)]
         yield (
-            f"| {row.package} | `{row.name}` | {row.built} | {held} | {len(failed)} | {open_} | {', '.join(failed)} |"
+            f"| {row.package} | `{row.name}` | {row.how} | {held} | {len(failed)} | {open_} | {', '.join(failed)} |"
             if row.results
-            else f"| {row.package} | `{row.name}` | not | | | | |"
+            else f"| {row.package} | `{row.name}` | {row.how} | | | | |"
         )
 
 
 def details(rows: list[Row]) -> Iterator[str]:
     """What was measured where a claim did not hold, and why classes were not built."""
     for row in rows:
-        yield f"{row.package} {row.name}: {row.built}  {row.why}"
+        yield f"{row.package} {row.name}: {row.built} {row.factory}  {row.why}"
         for verdict in (Verdict.REFUTED, Verdict.INCONCLUSIVE):
             yield from (f"  {verdict.value} {r.id}: {r.measured or r.error}" for r in row.of(verdict))
 

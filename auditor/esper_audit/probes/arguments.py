@@ -47,6 +47,16 @@ class Inputs:
             self.hidden,
         )
 
+    def one(self) -> Inputs:
+        """One environment without memory."""
+        return Inputs(
+            self.observations[:1],
+            {head: mask[:1] for head, mask in self.masks.items()},
+            {head: action[:1] for head, action in self.actions.items()},
+            self.starts[:1],
+            None,
+        )
+
     def but(self, **changes: Any) -> Inputs:
         """These inputs with some of them replaced."""
         return replace(self, **changes)

@@ -250,9 +250,12 @@ def scored(subject: Subject, network: nn.Module, inputs: Inputs) -> Scores:
 
     def score(actions: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         reply = seeded(subject.evaluate, network, inputs.but(actions=actions))
-        if reply.log_prob is None or reply.log_prob.shape != inputs.starts.shape:
+        log_prob = reply.log_prob
+        if log_prob is not None and log_prob.shape == (*inputs.starts.shape, 1):
+            log_prob = log_prob.squeeze(-1)
+        if log_prob is None or log_prob.shape != inputs.starts.shape:
             raise NotComparable("evaluate returns no joint log-prob of shape [B, T]")
-        return reply.log_prob, reply.entropy
+        return log_prob, reply.entropy
 
     with torch.no_grad(), without_onednn():
         base, entropy = score(inputs.actions)

@@ -135,7 +135,7 @@ def _split(logits: dict[str, Tensor], heads: Mapping[str, int]) -> dict[str, Ten
 def _joint(value: Any) -> Tensor | None:
     if isinstance(value, Mapping):
         values = [item for item in value.values() if isinstance(item, Tensor)]
-        return torch.stack(values).sum(dim=0) if values else None
+        return torch.stack(values).sum(dim=0) if len({each.shape for each in values}) == 1 else None
     return value if isinstance(value, Tensor) else None
 
 
@@ -202,7 +202,7 @@ def _role_of(value: Any, says: Any, name: str, known: Reading) -> str:
     if hasattr(value, "log_prob") and hasattr(value, "sample"):
         return "dist"
     inner = set(words(says))
-    if len(inner) == 1 and inner != {"obs"}:
+    if len(inner) == 1 and inner != {"obs"} and not _names_roles(value, says):
         return inner.pop()
     if named := tensor_role(name) if name else "":
         return named
@@ -211,12 +211,18 @@ def _role_of(value: Any, says: Any, name: str, known: Reading) -> str:
     return "action" if isinstance(value, Tensor) and value.dtype == torch.int64 else ""
 
 
+def _names_roles(value: Any, says: Any) -> bool:
+    """Whether a dict holds things of several kinds, by their names, of which the source tells one only."""
+    named = says.get("dict", {}) if isinstance(says, Mapping) else {}
+    return is_mapping(value) and None in named.values() and any(tensor_role(str(key)) for key in named)
+
+
 def _is_state(value: Any, known: Reading) -> bool:
     """Whether a group of tensors is a hidden state: like the one that was passed, or a pair where none was."""
     if known.inputs.hidden is not None:
         return alike(value, known.inputs.hidden)
-    if not known.remembers:
-        return False
+    if not known.remembers or "hidden" in words(known.returns):
+        return False  # or the source says which part it is
     if is_mapping(value):
         return any(tensor_role(str(key)) == "hidden" for key, _ in value.items())
     return len(value) == 2 and all(isinstance(each, Tensor) and each.dim() >= 2 for each in value)

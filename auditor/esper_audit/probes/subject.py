@@ -342,7 +342,9 @@ class Subject:
         if not self._scores_by_distribution:
             return {}
         facts = self.method("forward")
-        reply = self.forward(network, inputs)
+        with categoricals() as widths:
+            reply = self.forward(network, inputs)
+        self._widths |= widths
         layout = self._conventions[facts.name, "sequence"].layout
         return {"action": unarranged(reply.dist.sample(), layout, (inputs.starts.shape[0], inputs.starts.shape[1]))}
 
@@ -411,7 +413,8 @@ class Subject:
     def evaluate(self, network: nn.Module, inputs: Inputs) -> Reply:
         """Score the actions of `inputs`."""
         role = "act" if self.evaluates_through_act else "evaluate"
-        return self._call(network, self.method(role), inputs, kind="sequence", score=True)
+        reply = self._call(network, self.method(role), inputs, kind="sequence", score=True)
+        return replace(reply, action=None)  # whatever it is, it is none that was asked for
 
     def forward(self, network: nn.Module, inputs: Inputs) -> Reply:
         """Logits or whatever else `forward` returns; without noise, where it can be told to add none."""
@@ -503,8 +506,10 @@ class Subject:
         draw = self.inputs if score or "action" in self.roles(facts).values() else self._drawn
         trial = draw(ENVIRONMENTS, 1 if kind == "act" else STEPS)
         trials = [trial]
+        if {"starts", "keeps"} & set(self.roles(facts).values()):  # how they are taken shows where an episode starts
+            trials[:0] = [_started(trial, first_only=False), _started(trial, first_only=True)]
         if trial.masks:  # a network that has masks the wrong way round may answer when all actions are valid
-            trials.append(unmasked(trial))
+            trials += map(unmasked, list(trials))
         told_first = ""
         for each in trials:
             convention, _, error = self._answering(facts, kind, each, score=score)
@@ -524,12 +529,17 @@ class Subject:
 
         Without memory nothing tells one axis from another by itself: an answer of the right size comes first.
         """
-        other: tuple[Convention, Reply] | None = None
+        others: dict[str, tuple[Convention, Reply]] = {}
         furthest, error = -1, ""
         for convention in self._possible(facts, kind, trial):
             network = copy.deepcopy(self.network)
             wish = Wish(facts.name, self.roles(facts), trial, convention, score=score)
-            keywords = wish.arguments(self._parameters(network, facts))
+            try:
+                keywords = wish.arguments(self._parameters(network, facts))
+            except NotComparable:
+                if convention.first_starts:
+                    continue
+                raise
             with finished() as modules:
                 try:
                     with torch.random.fork_rng(devices=[]):  # a seed that was set for the real call stays set
@@ -544,10 +554,29 @@ class Subject:
                 furthest, error = 1_000_000, f"it returns {type(reply.raw).__name__}, and no tensor that is understood"
                 continue
             learned = replace(convention, keys=tuple(wish.asked[0])) if wish.asked else convention
-            if trial.hidden is not None or sized(reply, trial):
+            if trial.hidden is not None or (sized(reply, trial) and self._sized_alone(facts, wish)):
                 return learned, reply, ""
-            other = other or (learned, reply)
-        return (*other, "") if other is not None else (None, None, error)
+            others.setdefault("sized" if sized(reply, trial) else "any", (learned, reply))
+        found = others.get("sized") or others.get("any")
+        return (*found, "") if found is not None else (None, None, error)
+
+    def _sized_alone(self, facts: MethodFacts, wish: Wish) -> bool:
+        """Whether the answer has the right size for one step and for one environment, too.
+
+        Of many, the sizes may agree by chance: an action [B, 1] is a column here, and a sequence there.
+        """
+        network = copy.deepcopy(self.network)
+        for inputs in (wish.inputs.at(0), wish.inputs.one()):
+            alone = replace(wish, inputs=inputs)
+            try:
+                with torch.random.fork_rng(devices=[]), torch.no_grad():
+                    keywords = alone.arguments(self._parameters(network, facts))
+                    reply = self._read(facts, self._callable(network, facts)(**keywords), alone)
+            except Exception:  # noqa: BLE001 - it takes sequences only, or it is another convention
+                return False
+            if not sized(reply, inputs):
+                return False
+        return True
 
     def _possible(self, facts: MethodFacts, kind: str, trial: Inputs) -> Iterator[Convention]:
         """Every convention that may be meant, with observations as a tensor first."""
@@ -566,6 +595,7 @@ class Subject:
         if convention.layout != "flat" or trial.hidden is None:
             return convention
         network = self.heated().eval()
+        trial = trial.but(starts=torch.zeros_like(trial.starts))
         moved = trial.observations.clone()
         moved[0, 0] += 1.0
         rows: set[int] = set()
@@ -595,6 +625,13 @@ def _observed(roles: dict[str, str], gathered: list[str]) -> None:
             roles[name] = "hidden"
     if not observed and (first := next((name for name in (*roles, *gathered) if not roles.get(name)), None)):
         roles[first] = "obs"
+
+
+def _started(inputs: Inputs, *, first_only: bool) -> Inputs:
+    """The same inputs with two episodes that start: one at the first step, the other at the last if there are more."""
+    starts = inputs.starts.clone()
+    starts[1, 0] = starts[2, 0 if first_only else -1] = True
+    return inputs.but(starts=starts)
 
 
 def sized(reply: Reply, inputs: Inputs) -> bool:

@@ -35,6 +35,7 @@ class BatchIndependence(Probe):
         from esper_audit.probes import measuring as m
 
         role = next((role for role in ("evaluate", "forward", "act") if subject.has(role)), "")
+        role = "evaluate" if subject.evaluates_through_act else role
         if not role:
             raise NotComparable("the network has no method that could be called")
         call = getattr(subject, role)
@@ -44,15 +45,14 @@ class BatchIndependence(Probe):
         inputs = subject.inputs() if role != "act" else subject.inputs(time=1)
         worst, where = _moved(call, network, inputs)
         limit = m.TOLERANCE.get(subject.dtype, 1e-4) / 10
-        scores = role == "evaluate" or subject.evaluates_through_act
-        if worst > limit and not scores and _moved(call, network.eval(), inputs)[0] <= limit:
+        if worst > limit and role != "evaluate" and _moved(call, network.eval(), inputs)[0] <= limit:
             raise NotComparable(
                 "rows share statistics of the batch in training mode alone, and no log-prob rests on it"
             )
         return judged(
             passed=worst <= limit,
             measured=f"other rows move by {worst:.1e}" + (f" ({where})" if where else ""),
-            method=subject.method(role).name,
+            method=subject.method(role, "act").name,
         )
 
 
