@@ -1,4 +1,4 @@
-"""The codes under which experiments convict and that no rule has, ESPx80 to ESPx89, with their pages."""
+"""The codes under which experiments convict and that no rule has, ESPx70 to ESPx89, with their pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from esper_audit.probes.contract import Probe, probes
 
 @cache
 def own_rules() -> tuple[RuleInfo, ...]:
-    """The codes under which probes convict and that no rule has: ESPx80 to ESPx89."""
+    """The codes under which probes convict and that no rule has: ESPx70 to ESPx89."""
     return tuple(
         RuleInfo(
             code=probe.code,
@@ -24,7 +24,7 @@ def own_rules() -> tuple[RuleInfo, ...]:
             page=page_of(probe),
         )
         for probe in probes().values()
-        if probe.code[4] == "8" and probe.convicts
+        if probe.code[4] in "78" and probe.convicts
     )
 
 

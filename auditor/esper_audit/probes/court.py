@@ -2,7 +2,7 @@
 
 One worker per network runs the behaviour probes, a second one those that compile: torch.compile switches the validation
 of distributions off for its process. A finding whose rule names a probe gets the verdict of that probe. A probe that
-fails where no rule found anything becomes a finding of its own, under the code of its rule or ESPx80 to ESPx89.
+fails where no rule found anything becomes a finding of its own, under the code of its rule or ESPx70 to ESPx89.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def index(infos: Sequence[RuleInfo]) -> str:
         "",
         "The severity is the usual one; where a single finding can be worse or milder, the page says when. *Praise*",
         "marks rules that report no faults: they tell of good patterns. The probe column names the experiment that",
-        "decides a finding under `--probe`; the codes from ESPx80 to ESPx89 are those of experiments alone.",
+        "decides a finding under `--probe`; the codes from ESPx70 to ESPx89 are those of experiments alone.",
         "",
     ]
     for digit, title in _FAMILIES.items():

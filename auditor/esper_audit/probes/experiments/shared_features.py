@@ -5,7 +5,7 @@ each. Criterion: no parameter moves both policy and value, and is trained by one
 counts from 1e-3 on, in every dtype. Cost: none beside `gradient-cut`. Pitfalls: a `.detach()` in front of the value
 head, or of the whole policy, may be meant: where the value is trained in a phase of its own, or where a policy reads
 features that are learned from the value alone. Nothing in the network tells that from a mistake, hence the low
-severity; write `# esper: ignore[ESP389] why` above the class, or leave `shared-features` out of `check_network`.
+severity; write `# esper: ignore[ESP370] why` above the class, or leave `shared-features` out of `check_network`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class SharedFeatures(Probe):
 
     id = "shared-features"
     claim = "policy and value both train the features that they share"
-    code, name = "ESP389", "features-trained-by-one-loss"
+    code, name = "ESP370", "features-trained-by-one-loss"
     category, severity = Category.GRADIENT, Severity.LOW
     help = (
         "take out the `.detach()` between the features and the head that does not train them; "
-        "where it is meant, write `# esper: ignore[ESP389] why` above the class"
+        "where it is meant, write `# esper: ignore[ESP370] why` above the class"
     )
 
     def run(self, subject: Subject) -> Measurement:
