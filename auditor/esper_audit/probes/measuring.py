@@ -165,9 +165,11 @@ def listed(names: Iterable[str], most: int = 4) -> str:
 
 
 def sentence(error: BaseException, most: int = 140) -> str:
-    """The first sentence of an error."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {re.split(r'(?<=[.!]) ', text)[0][:most]}"
+    """The first sentence of an error, cut between words where it is long."""
+    text = re.split(r"(?<=[.!]) ", " ".join(str(error).split()))[0].rstrip(".")
+    if len(text) > most:
+        text = f"{text[: most - 3].rpartition(' ')[0] or text[: most - 3]}..."
+    return f"{type(error).__name__}: {text}"
 
 
 @dataclass(frozen=True)
