@@ -578,6 +578,11 @@ and `init-forget-bias`. Where it names two, either counts.
 One architecture, and faults and probes by one hand: read it as a check of the probes, not as a rate for the networks of
 others.
 
+Missed by what was expected: a value that keeps its last dimension (operator 10) is a convention where act and evaluate
+share it, and only a trainer can make a fault of it; a second head that takes the first head's action (45) scores what it
+took, so that the ratio is 1; a cached initial state (46) is what `initial-hidden-alias` is for. The counters of operator
+49 need an experiment called `recompiles`.
+
 {sums}
 
 | operator | spelling | expected | failed | convicted |

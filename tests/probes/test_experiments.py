@@ -174,3 +174,25 @@ def test_what_forward_keeps_on_self_is_found_whatever_ran_before() -> None:
         check_network(Stash(9, SIZES))
     assert [outcome.id for outcome in caught.value.outcomes] == ["state-roundtrip"]
     assert "deepcopy after a forward raises RuntimeError" in caught.value.outcomes[0].measured
+
+
+class Picky(FactoredActorCritic):
+    """Act refuses what masks out anything, for reasons of its own."""
+
+    def get_action(
+        self,
+        observation: Tensor,
+        masks: Mapping[str, Tensor],
+        hidden: Hidden,
+        episode_start: Tensor | None,
+        *,
+        deterministic: bool = False,
+    ) -> Decision:
+        if not all(bool(mask.all()) for mask in masks.values()):
+            raise RuntimeError("not now")
+        return super().get_action(observation, masks, hidden, episode_start, deterministic=deterministic)
+
+
+@pytest.mark.parametrize("claim", ["act-graph", "inference-tensors"])
+def test_a_network_that_refuses_masks_of_chance_is_asked_without_any(claim: str) -> None:
+    assert tried(Picky(9, SIZES), claim).result == PASSED

@@ -16,7 +16,7 @@ def own_rules() -> tuple[RuleInfo, ...]:
         RuleInfo(
             code=probe.code,
             name=probe.name,
-            summary=f"an experiment refutes that {probe.claim}",
+            summary=f"by experiment, this does not hold: {probe.claim}",
             category=probe.category,
             severity=probe.severity,
             probe=probe.id,

@@ -166,7 +166,7 @@ def _convictions(
                 category=probe.category,
                 severity=probe.severity,
                 confidence=Confidence.HIGH,
-                message=f"an experiment refutes that {probe.claim}",
+                message=f"this does not hold: {probe.claim}",
                 help=probe.help,
                 span=Span(case.card.path, line, 1, line, 2),
                 symbol=symbol,

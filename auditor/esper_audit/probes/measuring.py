@@ -86,6 +86,16 @@ def moved_by(before: Reply, after: Reply, *, first: int) -> float:
     return max((distance(left[name][:, first:], right[name][:, first:]) for name in left), default=0.0)
 
 
+def acted(subject: Subject, network: nn.Module, inputs: Inputs) -> Reply:
+    """One step of act; with all actions valid where it refuses these masks for reasons of its own."""
+    try:
+        return subject.act(network, inputs)
+    except NotComparable:
+        raise
+    except Exception:  # noqa: BLE001 - of the audited code; what it raises without masks is not caught
+        return subject.act(network, unmasked(inputs))
+
+
 def act_sequence(subject: Subject, network: nn.Module, inputs: Inputs) -> tuple[Inputs, list[Reply], list[Any]]:
     """Step through `inputs` with act: inputs with the actions taken, the replies, and the state before each step."""
     hidden, replies, states = inputs.hidden, [], []
@@ -207,9 +217,11 @@ def listed(names: Iterable[str], most: int = 4) -> str:
 
 
 def sentence(error: BaseException, most: int = 140) -> str:
-    """The first sentence of an error."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {re.split(r'(?<=[.!]) ', text)[0][:most]}"
+    """The first sentence of an error, cut between words where it is long."""
+    text = re.split(r"(?<=[.!]) ", " ".join(str(error).split()))[0].rstrip(".")
+    if len(text) > most:
+        text = f"{text[: most - 3].rpartition(' ')[0] or text[: most - 3]}..."
+    return f"{type(error).__name__}: {text}"
 
 
 @dataclass(frozen=True)

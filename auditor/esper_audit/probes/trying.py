@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from esper_audit.probes.subject import Subject
 if TYPE_CHECKING:
     from torch import nn
 
+_ZERO = re.compile(r"\b0(\.0+)?e\+00\b")  # what `:.1e` makes of exactly nothing
+
 
 def attempt(probe: Probe, subject: Subject) -> Outcome:
     """Run one experiment."""
@@ -26,8 +29,9 @@ def attempt(probe: Probe, subject: Subject) -> Outcome:
         seen, reason = Measurement(UNDECIDED, ""), f"not comparable: {why}"
     except BaseException as failure:  # noqa: BLE001 - audited code may raise anything, SystemExit not excepted
         seen, reason = Measurement(UNDECIDED, ""), f"the experiment could not be finished: {told(failure)}"
+    measured = _ZERO.sub("0", seen.measured)
     return Outcome(
-        probe.id, seen.result, seen.measured, reason, seen.method, round(time.perf_counter() - start, 3), seen.table
+        probe.id, seen.result, measured, reason, seen.method, round(time.perf_counter() - start, 3), seen.table
     )
 
 

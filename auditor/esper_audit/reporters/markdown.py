@@ -122,10 +122,12 @@ def _counts(report: AuditReport) -> Iterator[tuple[str, ...]]:
 
 def _examined(report: AuditReport) -> Iterator[str]:
     yield "## What was examined"
-    looked_at = [file for file in report.files if file.status != "skipped"]
+    looked_at = [file for file in report.files if file.status not in ("skipped", "consulted")]
     if looked_at:
         yield table(("file", "status", "networks", "remark"), map(_file_row, looked_at))
-    if skipped := len(report.files) - len(looked_at):
+    if consulted := [file.path for file in report.files if file.status == "consulted"]:
+        yield f"Consulted for facts about them: {_codes(tuple(consulted))}."
+    if skipped := len(report.files) - len(looked_at) - len(consulted):
         yield f"{words.count(skipped, 'file')} skipped: torch does not occur in {'it' if skipped == 1 else 'them'}."
     elif not looked_at:
         yield "No files."
@@ -171,7 +173,7 @@ def _card_body(card: NetworkCard) -> Iterator[str]:
         "Core": code_span(card.core),
         **({"Between core and heads": _codes(card.neck)} if card.neck else {}),
         "Masks": _codes(card.masks),
-        "Sizes": ", ".join(f"{code_span(name)} = {code_span(value) or 'unknown'}" for name, value in card.sizes),
+        "Sizes": ", ".join(f"{code_span(name)} {_default(value)}" for name, value in card.sizes),
     }
     yield bullets(f"**{name}:** {value or 'none known'}" for name, value in facts.items())
     if card.heads:
@@ -185,6 +187,13 @@ def _card_body(card: NetworkCard) -> Iterator[str]:
         yield table(("method", "role", "line", "parameters"), methods)
     if chart := flowchart(card):
         yield f"```mermaid\n{chart}\n```"
+
+
+def _default(value: str) -> str:
+    """The default of a size, as written."""
+    if value == "required":
+        return "(no default)"
+    return f"= {code_span(value) or 'unknown'}"
 
 
 def _codes(texts: tuple[str, ...]) -> str:
@@ -257,11 +266,22 @@ def _conformance(report: AuditReport) -> Iterator[str]:
     if not report.probes:
         return
     yield "## Conformance"
-    yield "What holds for a right network, on the reference implementation and on this one."
+    yield "What is claimed of a right network, measured on the reference implementation and on this one."
     for subject in dict.fromkeys(probe.subject for probe in report.probes):
         results = [probe for probe in report.probes if probe.subject == subject]
+        holding = [probe for probe in results if probe.verdict is Verdict.CONFIRMED]
+        rest = [probe for probe in results if probe.verdict is not Verdict.CONFIRMED]
         yield f"### Experiments on {code_span(subject)}"
-        yield table(("experiment", "claim", "reference", "this network", ""), map(_probe_row, results))
+        open_ = sum(probe.verdict is Verdict.INCONCLUSIVE for probe in rest)
+        yield f"Claims that hold: {len(holding)} of {len(results)}" + (f"; undecided: {open_}." if open_ else ".")
+        if rest:
+            yield table(("experiment", "claim", "reference", "this network", ""), map(_probe_row, rest))
+        if holding:
+            yield "<details><summary>what holds, and what was measured</summary>"
+            yield table(
+                ("experiment", "claim", "reference", "this network"), (_probe_row(each)[:4] for each in holding)
+            )
+            yield "</details>"
         for result in results:
             if result.table:
                 head, *rows = (tuple(map(inline, row)) for row in result.table)
@@ -272,7 +292,7 @@ def _conformance(report: AuditReport) -> Iterator[str]:
 def _probe_row(probe: ProbeResult) -> tuple[str, ...]:
     """Without the seconds it took: they differ from run to run, and a report should not."""
     measured = inline(probe.measured or probe.error)
-    fails = "**does not hold**" if probe.decisive else "does not hold"
+    fails = "**does not hold**" if probe.decisive else "does not hold, no fault by itself"
     holds = {Verdict.CONFIRMED: "holds", Verdict.REFUTED: fails}.get(probe.verdict, "undecided")
     return (code_span(probe.id), inline(probe.claim), inline(probe.reference), measured, holds)
 
@@ -323,7 +343,7 @@ _EXPERIMENTS = (
     "test and no other; the hardware and the data of a real training run may differ."
 )
 _NO_EXPERIMENTS = "No experiment was run: every finding rests on reading the source."
-_CONSULTED = "of the project, listed as `consulted`, answered questions about the audited ones and got no audit."
+_CONSULTED = "of the project answered questions about the audited ones and got no audit."
 
 
 def _limits(report: AuditReport) -> Iterator[str]:

@@ -141,11 +141,15 @@ def _recommendation(finding: Finding, instead: str) -> Iterator[str]:
     prose = blocks.pop(0) if blocks and not is_code(blocks[0]) else ""
     yield f"**Recommendation:** {prose}".rstrip()
     yield from blocks
-    if instead:
+    if instead and _plain(instead) != _plain(finding.help):  # the page of an experiment has no other advice
         yield code_blocks(instead)
     if finding.fix:
         kind = "a safe fix (`--fix`)" if finding.fix.safe else "a fix that changes behaviour (`--fix --unsafe-fixes`)"
         yield f"The tool offers {kind}: {inline(finding.fix.title)}"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).rstrip(".").lower()
 
 
 def help_blocks(text: str) -> list[str]:
@@ -181,12 +185,13 @@ def _evidence(finding: Finding, rule: RuleInfo | None) -> str:
     if finding.verdict is Verdict.UNTESTED:
         return f"static reading, {finding.confidence.value} confidence. {measured}".rstrip()
     probe = f" {code_span(rule.probe)}" if rule and rule.probe else ""
-    origin = " An experiment found this, no rule did." if finding.origin == "probe" else ""
+    origin = f"{'.' if measured else ''} An experiment found this, no rule did." if finding.origin == "probe" else ""
     return f"{_OUTCOMES[finding.verdict]}{probe}{': ' if measured else '.'}{measured}{origin}"
 
 
 def _how_to_verify(finding: Finding, rule: RuleInfo | None) -> str:
-    check = code_span(f"esper-audit check --select {finding.code} {shlex.quote(finding.span.path)}")
+    probe = " --probe" if finding.origin == "probe" else ""  # no rule looks for it
+    check = code_span(f"esper-audit check{probe} --select {finding.code} {shlex.quote(finding.span.path)}")
     after = f"after the change, {check} has nothing to say here."
     if finding.verdict is Verdict.UNTESTED or not rule or not rule.probe:
         return f"read the marked lines; {after}"

@@ -232,7 +232,7 @@ class NetworkClass:
         size = self.size_of(layer)
         for event in self.stores if size.isidentifier() else ():
             for call in find(event.node, cst.Call) if event.name == attribute else ():
-                helper = self.interpreter.models.find_function(self.module.lookup(dotted(call.func)))
+                helper = self.interpreter.models.find_function(event.function.module.lookup(dotted(call.func)))
                 if helper is None or helper.param(size) is None:
                     continue
                 names = [param.name for param in helper.params if param.kind == "positional"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import libcst as cst
 
-from esper_audit.rulekit import Case, Category, ModuleModel, NetworkClass, Praise, Rule, Severity
+from esper_audit.rulekit import Case, Category, ModuleModel, NetworkClass, Praise, Rule, Severity, find
 
 
 class NormalisedCore(Rule):
@@ -62,7 +62,7 @@ class NormalisedCore(Rule):
     help = ""
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
-        """LayerNorm built before and after the recurrent layer."""
+        """LayerNorm built before and after the recurrent layer, in the class itself: heirs are not praised again."""
         names = list(net.layers)
         cores = [names.index(name) for name in net.recurrent if name in names]
         if not cores:
@@ -70,12 +70,33 @@ class NormalisedCore(Rule):
         core = min(cores)
         before = any(_normalises(net, name) for name in names[:core])
         after = next((name for name in names[core:] if net.layers[name].ref[0] == "torch.nn.LayerNorm"), None)
-        if before and after is not None and isinstance(node := net.layers[after].ref[1], cst.Call):
+        if before and after is not None and (node := net.layers[after].ref[1]) in find(net.model.node, cst.Call):
             yield Praise(
                 node, "LayerNorm before and after the recurrent core keeps the features of trunk and heads at one scale"
             )
 
     VALID = (
+        Case(
+            {
+                "base.py": """
+                    from torch import nn
+
+                    class Base(nn.Module):
+                        def __init__(self):
+                            super().__init__()
+                            self.norm = nn.LayerNorm(8)
+                            self.gru = nn.GRU(8, 32)
+                            self.out_norm = nn.LayerNorm(32)
+                """,
+                "network.py": """
+                    from base import Base
+
+                    class Policy(Base):
+                        def forward(self, x):
+                            return self.gru(x)
+                """,
+            },
+        ),
         Case(
             """
             from torch import nn

@@ -34,7 +34,7 @@ class ActGraph(Probe):
             raise NotComparable(f"`{facts.name}` also scores actions, and has to keep the graph")
         if facts.name == "forward":
             raise NotComparable("`forward` acts, and training may call it as well")
-        reply = subject.act(subject.heated().train(), subject.inputs().at(0))
+        reply = m.acted(subject, subject.heated().train(), subject.inputs().at(0))
         if any(action.requires_grad for action in (reply.action or {}).values()):
             raise NotComparable("the action is differentiable itself, and has to keep the graph")
         kept = [name for name, tensor in reply.tensors() if tensor.requires_grad]

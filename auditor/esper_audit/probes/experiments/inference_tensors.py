@@ -31,7 +31,7 @@ class InferenceTensors(Probe):
 
         network = subject.heated().train()
         inputs = subject.inputs()
-        reply = subject.act(network, inputs.at(0))
+        reply = m.acted(subject, network, inputs.at(0))
         born = [name for name, tensor in reply.tensors() if tensor.is_inference()]
         if not born:
             return judged(

@@ -30,7 +30,7 @@ class LogProbGradient(Probe):
         from esper_audit.probes import measuring as m
 
         network = subject.heated().train()
-        log_prob = subject.act(network, subject.inputs().at(0)).log_prob
+        log_prob = m.acted(subject, network, subject.inputs().at(0)).log_prob
         if log_prob is None:
             raise NotComparable("act returns no log-prob")
         try:
