@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,8 @@ def test_the_probe_command_tells_every_number_and_fails_when_a_claim_does() -> N
     assert "FAILS hidden-dtype" in done.stdout
     assert "no    compile-coverage" in done.stdout
     assert "claims hold" in done.stdout
+    assert re.search(r"^ +part +log_prob +entropy +value$", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +evaluate: entropy +\d\.\de-\d\d +(raw|/ log n|/ log n_valid)$", done.stdout, re.MULTILINE)
 
 
 def test_a_class_that_is_not_there_is_told_with_the_nearest_name() -> None:

@@ -6,7 +6,7 @@ The lines carry tones and no colours; `terminal` paints the very same lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from esper_audit.core.findings import Finding, Span, Verdict
@@ -52,6 +52,7 @@ def experiment_lines(report: AuditReport, options: RenderOptions) -> Iterator[Li
             lead = (Segment(f"  {mark:<6}", tone), Segment(f"{visible(result.id):<{width}}  "))
             said = result.measured or result.error
             yield from hanging(lead, said, tone="", width=options.width, indent=width + 10)
+            yield from _table_lines(result.table)
         told = [each for each in results if each.decisive or each.verdict is not Verdict.REFUTED]
         tally = Counter(_MARKS[each.verdict] for each in told)
         counts = f"{tally['holds']} of {len(results)} claims hold, {tally['FAILS']} fail, {tally['open']} undecided"
@@ -59,6 +60,15 @@ def experiment_lines(report: AuditReport, options: RenderOptions) -> Iterator[Li
         yield BLANK
     if not subjects:
         yield (Segment("No network was tried."),)
+
+
+def _table_lines(table: Sequence[Sequence[str]]) -> Iterator[Line]:
+    """What an experiment tells part by part: names to the left, numbers to the right."""
+    rows = [[visible(cell.replace("`", "")) for cell in row] for row in table]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, (first, *rest) in enumerate(rows):
+        cells = [f"{first:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))]
+        yield (Segment("          " + "  ".join(cells), "" if number else "dim"),)
 
 
 def _write(lines: Iterable[Line], sink: TextIO) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 STEPS = 8
 GROWTH = 2.1
-HEAD = ("method", "environments x steps", "FLOPs", "bytes kept for backward", "operators")
 
 
 class Cost(Probe):
