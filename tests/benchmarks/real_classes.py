@@ -30,7 +30,7 @@ from esper_audit.core.report import ProbeResult
 from esper_audit.engine import CheckRequest, audit, prepare
 
 _COMPILING = ("ESP102", "ESP103")
-_UNBUILT = ("configure [tool.esper-audit.probe", "importing ", 'factory = "')
+_UNBUILT = ("configure [tool.esper-audit.probe", "configure a factory", "importing ", 'factory = "')
 
 
 @dataclass

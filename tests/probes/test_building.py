@@ -199,6 +199,23 @@ def test_a_metaclass_that_cannot_be_compared_is_no_obstacle_to_advice(tmp_path: 
         guesses(Strange, order(tmp_path, ""))
 
 
+def test_a_schedule_is_no_activation(tmp_path: Path) -> None:
+    assert "cannot guess `lr_schedule` of Policy" in refusal(order(tmp_path, "lr_schedule: Callable[[float], float]"))
+
+
+def test_guessed_sizes_that_leave_nothing_to_train_are_told(tmp_path: Path) -> None:
+    wanted = order(tmp_path, "obs_dim: int", body="self.layer = nn.Identity()")
+    assert refusal(wanted) == f"Policy has no parameters with guessed sizes; configure {TABLE} with args = " + (
+        "{obs_dim = ...} " + FACTORY
+    )
+
+
+def test_parameters_that_only_a_call_makes_are_told(tmp_path: Path) -> None:
+    assert "makes parameters in its first call" in refusal(
+        order(tmp_path, "obs_dim", body="self.last = nn.LazyLinear(3)")
+    )
+
+
 # --- what the configuration says
 
 
