@@ -328,7 +328,7 @@ PLANTED: tuple[tuple[str, str, str, tuple[tuple[str, tuple[Edit, ...]], ...]], .
         ("persistent=False", (at_init(VALUE_HEAD, 'self.register_buffer("scale", torch.ones(hidden_dim), persistent=False)'), net(NORM, "        core = self.core_norm(core) * self.scale\n"))),
         ("state_dict without it", (at_init(VALUE_HEAD, 'self.register_buffer("scale", torch.ones(hidden_dim))'), net(NORM, "        core = self.core_norm(core) * self.scale\n"), net("    def initial_hidden(", '    def state_dict(self, *args, **kwargs):\n        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if k != "scale"}\n\n    def initial_hidden('))),
     )),
-    ("37", "result kept on self", "state-roundtrip", (
+    ("37", "result kept on self", "graph-kept", (
         ("latent", (net(NORM, "        core = self.latent = self.core_norm(core)\n"),)),
         ("hidden", (net("return Output(logits, value, hidden)", "self.hidden = hidden\n        return Output(logits, value, hidden)"),)),
         ("last distributions", (net(EVALUATE_HEADS, "heads = self.last = self.distributions(logits, masks)"),)),
@@ -580,8 +580,7 @@ others.
 
 Missed by what was expected: a value that keeps its last dimension (operator 10) is a convention where act and evaluate
 share it, and only a trainer can make a fault of it; a second head that takes the first head's action (45) scores what it
-took, so that the ratio is 1; a cached initial state (46) is what `initial-hidden-alias` is for. The counters of operator
-49 need an experiment called `recompiles`.
+took, so that the ratio is 1; a cached initial state (46) is what `initial-hidden-alias` is for.
 
 {sums}
 

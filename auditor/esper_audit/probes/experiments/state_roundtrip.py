@@ -1,9 +1,9 @@
 """A copy and a restored checkpoint compute the same.
 
-Experiment: after a step of act, a forward with gradients and a disturbed buffer: `deepcopy`, and `load_state_dict` into
-a fresh network. Criterion: the same outputs, of act as well where it is given its hidden state. Pitfalls: an act that
-takes no hidden state may keep it on `self`, which is another interface; pickling, which has pitfalls of its own, is the
-question of `export`.
+Experiment: after a step of act, a forward without gradients and a disturbed buffer: `deepcopy`, and `load_state_dict`
+into a fresh network. Criterion: the same outputs, of act as well where it is given its hidden state. Pitfalls: an act
+that takes no hidden state may keep it on `self`, which is another interface. A copy after a forward with gradients is
+the question of `graph-kept`; pickling, which has pitfalls of its own, that of `export`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ class StateRoundtrip(Probe):
         calls = {role: (call, inputs)}
         if role != "forward" and subject.has("act") and subject.takes("hidden", "act"):
             calls["act"] = (subject.act, inputs.at(0))
-            m.seeded(subject.act, network, subject.inputs(seed=4).at(0))
-        call(network, inputs)
+            with torch.no_grad():
+                m.seeded(subject.act, network, subject.inputs(seed=4).at(0))
+        with torch.no_grad():
+            call(network, inputs)
         try:
             copied = copy.deepcopy(network)
         except Exception as error:  # noqa: BLE001 - the finding itself
             return judged(
                 passed=False,
-                measured=f"deepcopy after a forward raises {m.sentence(error)}",
+                measured=f"deepcopy raises {m.sentence(error)}",
                 method=subject.method(role, "act").name,
             )
         network.eval()
