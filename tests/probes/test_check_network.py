@@ -56,7 +56,9 @@ def test_the_network_and_the_random_numbers_stay_as_they_are() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
+    threads = torch.get_num_threads()
     check_network(network)
+    assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(3), expected)
     assert not network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

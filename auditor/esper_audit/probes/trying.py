@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,9 +36,20 @@ def attempt(probe: Probe, subject: Subject) -> Outcome:
     )
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread, as a worker has: for networks this small, waiting for the others takes most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def tried(order: Order, network: nn.Module) -> Iterator[Outcome]:
     """Run the experiments of `order` on a network that is there already; the random numbers around go on as before."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         subject = Subject(order, network)
         for name in order.probes:
             yield attempt(probes()[name], subject)
