@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -23,15 +23,6 @@ SEEDS = range(5)
 def order(name: str) -> Order:
     """What reading says about a class of this file, which no seed changes."""
     return order_of(globals()[name](9, SIZES), (), 0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a worker: for networks this small, more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def outcomes(cls: type[nn.Module], *probes: str, seed: int = 0) -> list[Outcome]:
