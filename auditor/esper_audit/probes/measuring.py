@@ -27,10 +27,6 @@ def distance(left: Tensor | None, right: Tensor | None) -> float:
     """The largest absolute difference; infinite where one is not a number or the shapes differ."""
     if left is None or right is None:
         raise NotComparable("the value that would be compared is not returned")
-    if left.dim() == right.dim() + 1 and left.shape[-1] == 1:  # [B, T, 1] holds what [B, T] holds
-        left = left.squeeze(-1)
-    elif right.dim() == left.dim() + 1 and right.shape[-1] == 1:
-        right = right.squeeze(-1)
     if left.shape != right.shape:
         return float("inf")
     if left.numel() == 0:
@@ -117,12 +113,17 @@ def act_sequence(subject: Subject, network: nn.Module, inputs: Inputs) -> tuple[
     return inputs.but(actions=taken), replies, states
 
 
-def along_time(replies: list[Reply], name: str) -> Tensor | None:
-    """One output of act over all steps, `[B, T]`."""
+def along_time(replies: list[Reply], name: str, like: Tensor | None) -> Tensor | None:
+    """One output of act over all steps, `[B, T]`.
+
+    What one step gives as [B, 1] is either, a column or a sequence of one: `like` has the shape that is compared.
+    """
     steps = [getattr(reply, name) for reply in replies]
     if any(step is None for step in steps):
         return None
-    return torch.cat([step.detach().clone() for step in steps], dim=1)
+    joined = torch.cat([step.detach().clone() for step in steps], dim=1)
+    column = like is not None and joined.dim() == like.dim() + 1 and joined.shape[-1] == 1
+    return joined.squeeze(-1) if column else joined
 
 
 def bad_gradients(network: nn.Module) -> list[str]:

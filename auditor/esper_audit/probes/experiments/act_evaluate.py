@@ -58,8 +58,8 @@ class ActEvaluate(Probe):
             window = subject.evaluate(network, inputs.cut(middle, inputs.starts.shape[1]).but(hidden=states[middle]))
         distances = {}
         for name, act, evaluated, later in (
-            ("log_prob", m.along_time(replies, "log_prob"), whole.log_prob, window.log_prob),
-            ("value", m.along_time(replies, "value"), whole.value, window.value),
+            ("log_prob", m.along_time(replies, "log_prob", whole.log_prob), whole.log_prob, window.log_prob),
+            ("value", m.along_time(replies, "value", whole.value), whole.value, window.value),
         ):
             if act is None or evaluated is None:
                 continue
