@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,17 @@ from esper_audit.reporters import FORMATS, RenderOptions, render
 from esper_audit.selection import Selection, names_rules, spelled
 
 DEFAULT_FORMAT = "full"
-_SUFFIXES = {".txt": "full", ".json": "json", ".md": "markdown", ".markdown": "markdown"}
-_SAYS_FAILURES = ("full", "concise")  # these formats tell which files could not be audited
+_SUFFIXES = {  # the longer ones first
+    ".sarif.json": "sarif",
+    ".txt": "full",
+    ".json": "json",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".sarif": "sarif",
+    ".xml": "junit",
+}
+_SAYS_FAILURES = ("full", "concise", "github")  # these formats tell which files could not be audited
+_CHECKOUTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")  # where GitHub and GitLab keep the root of the checkout
 
 
 # --- check
@@ -79,6 +89,8 @@ def _check(request: CheckRequest) -> int:
     for output in outputs:
         failed |= _write(output, report, request)
     failed |= _show(shown, outputs, report, request)
+    if "github" in (shown, *(output.format for output in outputs)):
+        failed |= _step_summary(report)
     return failed or exit_code(report, plan)
 
 
@@ -165,7 +177,7 @@ def destinations(request: CheckRequest) -> tuple[str | None, tuple[Output, ...]]
             raise UsageError(f"unknown format {prefix!r} in -o {word!r}, there are {', '.join(FORMATS)}")
         elif request.format:
             format, name, spent = request.format, word, True
-        elif (suffix := Path(word).suffix.lower()) in _SUFFIXES:
+        elif suffix := next((suffix for suffix in _SUFFIXES if word.lower().endswith(suffix)), ""):
             format, name = _SUFFIXES[suffix], word
         else:
             raise UsageError(f"-o {word!r} does not say its format: write FORMAT:FILE, with {', '.join(FORMATS)}")
@@ -188,7 +200,21 @@ def _options(request: CheckRequest, *, color: bool, width: int) -> RenderOptions
         reproducible=request.reproducible,
         show_refuted=request.show_refuted,
         date="" if request.reproducible else time.strftime("%Y-%m-%d"),
+        folder=_folder_of_checkout(),
     )
+
+
+def _folder_of_checkout() -> str:
+    """The current folder below the checkout of a CI job; empty at its root and outside of CI."""
+    for variable in _CHECKOUTS:
+        root = os.environ.get(variable)
+        if root:
+            try:
+                folder = current_folder().resolve().relative_to(Path(root).resolve()).as_posix()
+            except (OSError, ValueError):
+                continue
+            return "" if folder == "." else folder
+    return ""
 
 
 def _write(output: Output, report: AuditReport, request: CheckRequest) -> int:
@@ -211,6 +237,25 @@ def _show(shown: str | None, outputs: tuple[Output, ...], report: AuditReport, r
 
     names = ", ".join(output.name for output in outputs)
     return deliver_text(f"{names}: {summary(report)}\n")
+
+
+def _step_summary(report: AuditReport) -> int:
+    """Append the audit in short to the summary of the step, where GitHub asks for one."""
+    name = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not name:
+        return 0
+    from esper_audit.reporters.github import SUMMARY_LIMIT, step_summary
+
+    path = Path(name)
+    try:
+        written = path.stat().st_size if path.exists() else 0
+        page = step_summary(report, room=SUMMARY_LIMIT - written)
+        with path.open("ab") as sink:
+            sink.write(page.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        tell("error", f"cannot write to $GITHUB_STEP_SUMMARY: {system_reason(error)}")
+        return 3
+    return 0
 
 
 # --- the commands that tell about the tool

@@ -196,7 +196,7 @@ def test_a_choice_that_leaves_no_rule_is_an_error(inside: Esper) -> None:
 
 
 def test_an_output_says_its_format_or_is_refused(inside: Esper) -> None:
-    for word in ("sarif:out.json", "markdwon:AUDIT.md", "out.sarif", "summary"):
+    for word in ("tap:out.json", "markdwon:AUDIT.md", "out.tap", "summary"):
         done = inside("faulty.py", "-o", word)
         assert done.returncode == 2
         assert "markdown" in done.stderr

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper_audit import __version__
-from esper_audit.core.findings import Category, Finding, Highlight, Severity, Verdict
+from esper_audit.core.findings import Category, Confidence, Finding, Highlight, Severity, Verdict
 
 SCHEMA = "esper-audit/1"
 
@@ -134,6 +134,7 @@ class RuleInfo:
     probe: str | None
     fixable: bool
     page: str
+    confidence: Confidence = Confidence.HIGH
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,11 @@ _REPORTERS = {
     "concise": ("plain", "render_concise"),
     "json": ("json", "render"),
     "markdown": ("markdown", "render"),
+    "sarif": ("sarif", "render"),
+    "github": ("github", "render"),
+    "gitlab": ("gitlab", "render"),
+    "junit": ("junit", "render"),
+    "rdjson": ("rdjson", "render"),
 }
 _COLOURED = {
     "full": ("terminal", "render_full"),

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# Invisible, although Unicode files them under letters, symbols, marks or nothing yet: fillers of Hangul and Braille,
-# joiners, variation selectors and tags (which can carry whole hidden messages).
+# Invisible, although Unicode files them under letters, symbols, marks or nothing: fillers of Hangul and Braille,
+# joiners, variation selectors, tags (which can carry whole hidden messages), and what is no character at all.
 _BLANKS = frozenset(
     [
         *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x2800, 0x3164, 0xFFA0),
         *range(0x180B, 0x1810),
         *range(0xFE00, 0xFE10),
         *range(0xFFF0, 0xFFF9),
+        *(0xFFFE, 0xFFFF),
         *range(0xE0000, 0xE1000),
     ]
 )

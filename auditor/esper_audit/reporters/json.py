@@ -16,7 +16,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def render(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None:
     """Write the object, indented by two, with a newline at the end."""
     del options  # a contract has no variants
-    text = json.dumps(_well_formed(report.to_json()), indent=2, ensure_ascii=True, allow_nan=False)
+    write(report.to_json(), sink)
+
+
+def write(value: Any, sink: TextIO) -> None:
+    """Write any value as JSON that is pure ASCII and that every strict parser takes."""
+    text = json.dumps(_well_formed(value), indent=2, ensure_ascii=True, allow_nan=False)
     # DEL is the one control character that JSON leaves as it is; it can only stand in a string
     sink.write(text.replace("\x7f", "\\u007f") + "\n")
 

@@ -22,11 +22,6 @@ TITLES = {
     Category.INTEGRATION: "Integration contracts",
     Category.QUALITY: "Code quality and initialisation",
 }
-_OUTCOMES = {
-    Verdict.CONFIRMED: "confirmed by experiment",
-    Verdict.REFUTED: "refuted by experiment",
-    Verdict.INCONCLUSIVE: "left undecided by experiment",
-}
 _SNIPPET_WIDTH = 100
 
 
@@ -186,7 +181,7 @@ def _evidence(finding: Finding, rule: RuleInfo | None) -> str:
         return f"static reading, {finding.confidence.value} confidence. {measured}".rstrip()
     probe = f" {code_span(rule.probe)}" if rule and rule.probe else ""
     origin = f"{'.' if measured else ''} An experiment found this, no rule did." if finding.origin == "probe" else ""
-    return f"{_OUTCOMES[finding.verdict]}{probe}{': ' if measured else '.'}{measured}{origin}"
+    return f"{words.OUTCOMES[finding.verdict]}{probe}{': ' if measured else '.'}{measured}{origin}"
 
 
 def _how_to_verify(finding: Finding, rule: RuleInfo | None) -> str:

@@ -17,3 +17,4 @@ class RenderOptions:
     quiet: bool = False
     reproducible: bool = False
     date: str = ""
+    folder: str = ""  # where the run stands below the checkout of a CI job, whose readers count from its root

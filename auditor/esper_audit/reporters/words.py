@@ -9,6 +9,11 @@ from esper_audit.core.report import AuditReport, FileReport
 
 _EXAMINED = ("audited", "cached")
 FAILED = ("unparsable", "crashed")
+OUTCOMES = {
+    Verdict.CONFIRMED: "confirmed by experiment",
+    Verdict.REFUTED: "refuted by experiment",
+    Verdict.INCONCLUSIVE: "left undecided by experiment",
+}
 
 
 def count(number: int, noun: str) -> str:

@@ -121,6 +121,7 @@ class Rule:
             probe=self.probe,
             fixable=False,
             page=self.page(),
+            confidence=self.confidence,
         )
 
 
