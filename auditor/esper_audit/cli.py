@@ -318,6 +318,19 @@ def show_config(
     raise typer.Exit(commands.show_config(path, config=config, isolated=isolated))
 
 
+@app.command()
+def init(
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="The folder of the project.")] = ".",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")] = False,
+    color: ColorOption = Color.AUTO,
+) -> None:
+    """Show, and after a question write, what a project needs: settings, a pre-commit hook and a CI job.
+
+    What is there already stays as it is. Without a terminal, and without `--yes`, nothing is written.
+    """
+    raise typer.Exit(commands.init(path, yes=yes, color=color.value))
+
+
 def run(words: list[str]) -> int:
     """Run the words; wrong words get one line and exit code 2."""
     try:

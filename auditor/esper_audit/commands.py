@@ -374,3 +374,43 @@ def _show_config(path: str, config: str | None, *, isolated: bool) -> int:
     lines = [f"# settings for {path}; configuration file: {found}"]
     lines += [f"{text:<{width}}  # {origin}" for text, origin in rows]
     return deliver_text("\n".join(lines) + "\n")
+
+
+# --- init
+
+
+def init(word: str, *, yes: bool = False, color: str = "auto") -> int:
+    """Show what would be written into a project, ask, and write it."""
+    return guarded(lambda: _init(word, color, yes=yes))
+
+
+def _init(word: str, color: str, *, yes: bool) -> int:
+    from esper_audit.init import diff, plan, write
+
+    plan_ = plan(word, current_folder())
+    failed = deliver_text(diff(plan_.changes, color=wants_color(color, sys.stdout)))
+    for note in plan_.notes:
+        tell("note", note)
+    if failed or not plan_.changes:
+        return failed
+    files = "this file" if len(plan_.changes) == 1 else f"these {len(plan_.changes)} files"
+    if not yes:
+        if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
+            tell("note", f"nothing is written: there is no terminal to ask on; --yes writes {files}")
+            return 0
+        try:
+            answer = input(f"Write {files}? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            tell("note", "nothing is written")
+            return 0
+    for change in plan_.changes:
+        try:
+            write(change)
+        except OSError as error:
+            tell("error", f"cannot write to {change.name!r}: {system_reason(error)}")
+            failed = 3
+        else:
+            failed |= deliver_text(f"wrote {change.name}\n")
+    return failed

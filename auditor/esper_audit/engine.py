@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from esper_audit.probes.court import Case, Tell, Trial
 
 _SUPPRESSION_MARK = b"esper:"
-COMMANDS = ("check", "probe", "explain", "list-rules", "show-config")
+COMMANDS = ("check", "probe", "explain", "list-rules", "show-config", "init")
 
 
 @dataclass(frozen=True, slots=True)
