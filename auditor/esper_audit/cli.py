@@ -163,6 +163,29 @@ def check(
         Severity | None,
         typer.Option(help="Exit with 1 from this severity on. (default: medium)", rich_help_panel=_WHICH),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="Hold back the findings that this file lists; `esper-audit baseline` writes it.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = None,
+    no_baseline: Annotated[
+        bool,
+        typer.Option("--no-baseline", help="Hold back nothing, whatever the settings say.", rich_help_panel=_WHICH),
+    ] = False,
+    diff_base: Annotated[
+        str | None,
+        typer.Option(
+            "--diff-base",
+            metavar="REV",
+            help="Only findings on lines that changed since this revision of git; `main...` stands for where the"
+            " branch left main.",
+            rich_help_panel=_WHICH,
+        ),
+    ] = None,
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even when something is found.", rich_help_panel=_WHICH)
     ] = False,
@@ -184,6 +207,9 @@ def check(
     show_suppressed: Annotated[
         bool,
         typer.Option("--show-suppressed", help="Show what comments suppress, with the reasons.", rich_help_panel=_HOW),
+    ] = False,
+    show_baselined: Annotated[
+        bool, typer.Option("--show-baselined", help="Show what the baseline holds back.", rich_help_panel=_HOW)
     ] = False,
     show_refuted: Annotated[
         bool, typer.Option("--show-refuted", help="Show what an experiment refuted.", rich_help_panel=_HOW)
@@ -235,6 +261,8 @@ def check(
 
     A finding is silenced where it stands, with its reason: `# esper: ignore[ESP201] runs on the CPU only`
     """
+    if baseline == "" or (baseline is not None and no_baseline):
+        raise typer.BadParameter("give --baseline FILE or --no-baseline")
     given: dict[str, Any] = {
         "format": format.value if format is not None else None,
         "outputs": tuple(output or ()),
@@ -244,12 +272,15 @@ def check(
         "fail_on": fail_on,
         "min_severity": min_severity,
         "min_confidence": min_confidence,
+        "baseline": "" if no_baseline else baseline,
+        "diff_base": diff_base,
         "config": config,
         "isolated": isolated,
         "stdin_filename": stdin_filename,
         "force_exclude": force_exclude,
         "statistics": statistics,
         "show_suppressed": show_suppressed,
+        "show_baselined": show_baselined,
         "quiet": quiet,
         "verbose": verbose,
         "color": color.value,
@@ -306,6 +337,60 @@ def list_rules(
 ) -> None:
     """List every rule: code, name, severity, whether it has a fix, and the probe that can put it on trial."""
     raise typer.Exit(commands.list_rules(format.value, config=config, isolated=isolated, color=color.value))
+
+
+@app.command()
+def baseline(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH", help="Files and folders, as for `check`.", show_default=False)
+    ],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Add nothing; only take out what is not found any more.")
+    ] = False,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="The file to write. (default: what the settings name, else `esper-audit-baseline.json` beside them)",
+        ),
+    ] = None,
+    select: Annotated[list[str] | None, typer.Option(metavar="CODES", help="Only these rules.")] = None,
+    extend_select: Annotated[
+        list[str] | None, typer.Option(metavar="CODES", help="These rules besides those selected.")
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="CODES", help="Not these rules.")] = None,
+    force_exclude: Annotated[
+        bool, typer.Option("--force-exclude", help="Leave out excluded files even when they are named.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    config: ConfigOption = None,
+    isolated: IsolatedOption = False,
+) -> None:
+    """Write down the findings there are, so that `check` reports only what comes after them.
+
+    Moved and re-indented lines, and renamed files, keep their findings known. Entries about files that this run does
+    not audit, and about rules that are not selected, stay as they are. Nothing is run: `--probe` has no part in it.
+
+    Examples:
+
+    - `esper-audit baseline src`
+
+    - `esper-audit baseline --prune src` : take out what is mended
+
+    Exit codes: 0 written, 2 wrong use, 3 a named file could not be audited.
+    """
+    request = CheckRequest(
+        paths=tuple(paths),
+        select=_codes(select) if select else None,
+        extend_select=_codes(extend_select),
+        ignore=_codes(ignore),
+        force_exclude=force_exclude,
+        quiet=quiet,
+        config=config,
+        isolated=isolated,
+    )
+    raise typer.Exit(commands.baseline(request, file=file, prune=prune))
 
 
 @app.command("show-config")

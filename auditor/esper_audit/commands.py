@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from esper_audit.collect import display_path
 from esper_audit.config import nearest
 from esper_audit.console import (
     check_writable,
@@ -22,7 +24,7 @@ from esper_audit.console import (
     write_file,
 )
 from esper_audit.core.errors import UsageError
-from esper_audit.core.findings import Verdict
+from esper_audit.core.findings import Confidence, Severity, Verdict
 from esper_audit.core.report import AuditReport, RuleInfo
 from esper_audit.engine import (
     Catalogue,
@@ -37,6 +39,9 @@ from esper_audit.engine import (
 )
 from esper_audit.reporters import FORMATS, RenderOptions, render
 from esper_audit.selection import Selection, names_rules, spelled
+
+if TYPE_CHECKING:
+    from esper_audit.baseline import Baseline
 
 DEFAULT_FORMAT = "full"
 _SUFFIXES = {  # the longer ones first
@@ -83,7 +88,7 @@ def _check(request: CheckRequest) -> int:
                 place = f"{file.path}:{file.error_line}" if file.error_line else file.path
                 tell("error", f"{place}: {' '.join(file.error.split())}")
     if not request.quiet:
-        for note in report.notes:
+        for note in (*report.notes, *_about_baseline(plan, report)):
             tell("note", note)
     failed = 0
     for output in outputs:
@@ -92,6 +97,18 @@ def _check(request: CheckRequest) -> int:
     if "github" in (shown, *(output.format for output in outputs)):
         failed |= _step_summary(report)
     return failed or exit_code(report, plan)
+
+
+def _about_baseline(plan: Plan, report: AuditReport) -> Iterator[str]:
+    if plan.baseline is None:
+        return
+    if back := sum(bool(finding.reason) for finding in report.active):
+        yield f"{plan.baseline.name}: an experiment confirms {back} of what it holds, and that is not held back"
+    if gone := sum(report.gone.values()):
+        yield (
+            f"{plan.baseline.name}: {gone} of what it holds is gone;"
+            " `esper-audit baseline --prune PATH...` takes it out"
+        )
 
 
 def _audited(plan: Plan) -> AuditReport:
@@ -109,6 +126,71 @@ def _audited(plan: Plan) -> AuditReport:
         return audit(plan, progress=bar, tell=bar.say)
     finally:
         bar.close()
+
+
+# --- baseline
+
+
+def baseline(request: CheckRequest, *, file: str | None = None, prune: bool = False) -> int:
+    """Write down the findings there are, or take out of the baseline those that are no more."""
+    return guarded(lambda: _write_baseline(request, file, prune=prune))
+
+
+def _write_baseline(request: CheckRequest, file: str | None, *, prune: bool) -> int:
+    from esper_audit import baseline as kept
+
+    cwd = current_folder()
+    settings = settings_for(request, cwd)
+    configured = settings.root / (settings.baseline or kept.FILE_NAME)
+    path = configured if file is None else cwd / file
+    name = display_path(path, cwd)
+    check_writable(path, name)
+    exists = os.path.lexists(path)
+    if prune and not exists:
+        raise UsageError(f"there is no {name!r} to prune; {kept.AGAIN} writes one")
+    old = kept.read(path, name) if exists else kept.Baseline(path, name)
+    # Reading alone: what an experiment confirms would not be held back, and what it refutes fails no run.
+    plan = prepare(
+        replace(request, probe=False, baseline="", min_severity=Severity.INFO, min_confidence=Confidence.LOW)
+    )
+    plan = replace(plan, baseline=old)
+    report = _audited(plan)
+    _tell_troubles(plan, report)
+    new = replace(old, entries=old.renewed(report.baselined, () if prune else report.findings, report.gone, cwd))
+    if new.entries != old.entries or not exists:
+        try:
+            write_file(path, lambda sink: sink.write(kept.page(new.entries)))
+        except OSError as error:
+            tell("error", f"cannot write to {name!r}: {system_reason(error)}")
+            return 3
+    if not request.quiet:
+        read_by_audits = bool(settings.baseline) and configured.resolve() == path.resolve()
+        _tell_baseline(new, report, prune=prune, read_by_audits=read_by_audits)
+    code = exit_code(report, plan)
+    return code if code > 1 else 0
+
+
+def _tell_troubles(plan: Plan, report: AuditReport) -> None:
+    """What was wrong on the way to a report that itself is not shown."""
+    for problem in plan.problems:
+        tell("error", problem)
+    for file in report.files:
+        if file.error:
+            tell("error", f"{file.path}: {' '.join(file.error.split())}")
+    if not plan.request.quiet:
+        for note in report.notes:
+            tell("note", note)
+
+
+def _tell_baseline(new: Baseline, report: AuditReport, *, prune: bool, read_by_audits: bool) -> None:
+    from esper_audit.reporters.words import count
+
+    files = len({path for path, _ in new.entries})
+    gone = sum(report.gone.values())
+    news = f"{gone} taken out" if prune else f"{len(report.findings)} new, {gone} taken out"
+    deliver_text(f"{new.name}: {count(len(new), 'finding')} in {count(files, 'file')}; {news}\n")
+    if not read_by_audits:
+        tell("note", "audits read it when `baseline` under [tool.esper-audit] names it, or with --baseline")
 
 
 # --- probe
@@ -140,11 +222,7 @@ def _probe(word: str, timeout: float | None, config: str | None, color: str, *, 
     )
     plan = prepare(request)
     report = _audited(plan)
-    for file in report.files:
-        if file.error:
-            tell("error", f"{file.path}: {' '.join(file.error.split())}")
-    for note in report.notes:
-        tell("note", note)
+    _tell_troubles(plan, report)
     names = sorted({card.name for file in report.files if file.status == "audited" for card in file.networks})
     if network and network not in names:
         raise UsageError(f"{path} defines no network {network!r}{nearest(network, names)}")
@@ -195,6 +273,7 @@ def _options(request: CheckRequest, *, color: bool, width: int) -> RenderOptions
         color=color,
         width=width,
         show_suppressed=request.show_suppressed,
+        show_baselined=request.show_baselined,
         statistics=request.statistics,
         quiet=request.quiet,
         reproducible=request.reproducible,

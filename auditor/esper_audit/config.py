@@ -24,7 +24,7 @@ DEFAULT, COMMAND_LINE = "default", "command line"
 
 # These make the audit run code. They are taken only from the configuration of the one who calls the tool, never from
 # the project that is being read: auditing a stranger's repository must not execute it.
-WITHOUT_EFFECT = ("baseline", "first-party")  # reserved: understood, but nothing acts on them yet
+WITHOUT_EFFECT = ("first-party",)  # reserved: understood, but nothing acts on them yet
 CALLER_KEYS = ("plugins", "probe")
 
 

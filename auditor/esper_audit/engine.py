@@ -6,6 +6,7 @@ collect -> "torch" in the bytes? -> audit each file -> one finding per fault -> 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from esper_audit.collect import Collection, Patterns, Target, collect, display_path
 from esper_audit.config import Selectors, Settings, load
-from esper_audit.core.errors import SourceError, UsageError
+from esper_audit.core.errors import ConfigError, SourceError, UsageError
 from esper_audit.core.findings import Confidence, Finding, Highlight, Severity, fingerprinted
 from esper_audit.core.report import AuditReport, FileReport, RuleInfo
 from esper_audit.selection import Selection, names_rules
@@ -23,11 +24,13 @@ from esper_audit.semantics.source import Source
 
 if TYPE_CHECKING:
     from esper_audit.audit import FileResult
+    from esper_audit.baseline import Baseline
+    from esper_audit.changes import Changes
     from esper_audit.probes.contract import Order
     from esper_audit.probes.court import Case, Tell, Trial
 
 _SUPPRESSION_MARK = b"esper:"
-COMMANDS = ("check", "probe", "explain", "list-rules", "show-config", "init")
+COMMANDS = ("check", "probe", "explain", "list-rules", "baseline", "show-config", "init")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,15 @@ class CheckRequest:
     fail_on: Severity | None = None
     min_severity: Severity | None = None
     min_confidence: Confidence | None = None
+    baseline: str | None = None  # "": none, whatever the configuration says
+    diff_base: str | None = None
     config: str | None = None
     isolated: bool = False
     stdin_filename: str = "<stdin>"
     force_exclude: bool = False
     statistics: bool = False
     show_suppressed: bool = False
+    show_baselined: bool = False
     quiet: bool = False
     verbose: bool = False
     color: str = "auto"
@@ -163,6 +169,8 @@ class Plan:
     collection: Collection
     catalogue: Catalogue
     cwd: Path
+    baseline: Baseline | None = None
+    changes: Changes | None = None
 
     @property
     def probes(self) -> bool:
@@ -220,7 +228,40 @@ def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
     )
     if collection.problems and len(collection.problems) == len(request.paths):
         raise UsageError("\n".join(collection.problems))
-    return Plan(request, settings, collection, catalogue, cwd)
+    return Plan(
+        request,
+        settings,
+        collection,
+        catalogue,
+        cwd,
+        baseline=_baseline(request, settings, cwd),
+        changes=_changes(request, collection),
+    )
+
+
+def _baseline(request: CheckRequest, settings: Settings, cwd: Path) -> Baseline | None:
+    """The baseline of the command line, else that of the configuration, which begins at its own folder."""
+    named = request.baseline if request.baseline is not None else settings.baseline
+    if not named:
+        return None
+    from esper_audit.baseline import AGAIN, read
+
+    path = (cwd if request.baseline is not None else settings.root) / named
+    name = display_path(path, cwd)
+    if not os.path.lexists(path):
+        origin = "--baseline" if request.baseline is not None else f"{settings.file_name}: 'baseline'"
+        raise ConfigError(f"{origin}: there is no {name!r} yet: run {AGAIN}")
+    return read(path, name)
+
+
+def _changes(request: CheckRequest, collection: Collection) -> Changes | None:
+    if request.diff_base is None:
+        return None
+    from esper_audit.changes import Changes
+
+    changes = Changes(request.diff_base)
+    changes.check(target.path for target in collection.targets)
+    return changes
 
 
 def run(request: CheckRequest, *, rules: RuleLoader = load_rules, auditor: AuditorMaker = make_auditor) -> AuditReport:
@@ -378,13 +419,17 @@ class _Run:
             if not self.selection.ignored_in(self.plan.cwd / finding.span.path, finding.code)
         ]
         findings = fingerprinted(findings, self._line_texts(findings))
-        active, suppressed = self._decided(findings)
-        shown = [finding for finding in active if self._shown(finding)]
-        hidden, active = len(active) - len(shown), shown
+        judged, suppressed = self._decided(findings)
+        standing, baselined, gone = self._held_against_baseline(judged)
+        changed = [finding for finding in standing if self._changed(finding)]
+        shown = [finding for finding in changed if self._shown(finding)]
+        unchanged, hidden, active = len(standing) - len(changed), len(changed) - len(shown), shown
         suppressed = [finding for finding in suppressed if self._shown(finding)]
+        baselined = [finding for finding in baselined if self._shown(finding)]
         highlights = self._highlights()
-        paths = {finding.span.path for finding in (*active, *suppressed)}
-        paths.update(related.span.path for finding in (*active, *suppressed) for related in finding.related)
+        told = (*active, *suppressed, *baselined)
+        paths = {finding.span.path for finding in told}
+        paths.update(related.span.path for finding in told for related in finding.related)
         paths.update(highlight.path for highlight in highlights)
         files = self._files()
         details = (*self.plan.collection.details, *self.details) if self.plan.request.verbose else ()
@@ -393,8 +438,17 @@ class _Run:
             findings=tuple(sorted(active, key=lambda finding: finding.sort_key)),
             highlights=highlights,
             suppressed=tuple(sorted(suppressed, key=lambda finding: finding.sort_key)),
+            baselined=tuple(sorted(baselined, key=lambda finding: finding.sort_key)),
             hidden=hidden,
-            notes=(*settings.notes, *self.plan.collection.notes, *_nothing_found(files), *details),
+            unchanged=unchanged,
+            gone=gone,
+            notes=(
+                *settings.notes,
+                *self.plan.collection.notes,
+                *self._idle_ignores(),
+                *_nothing_found(files),
+                *details,
+            ),
             rules=self._rule_infos(),
             probes=tuple(self.trial.probes) if self.trial is not None else (),
             torch_version=self.trial.torch_version if self.trial is not None else "",
@@ -447,6 +501,39 @@ class _Run:
             and not self.selection.ignored_in(self.plan.cwd / finding.span.path, finding.code)
         ]
         return [*outcome.active, *fingerprinted(own, self._line_texts(own))], list(outcome.suppressed)
+
+    def _held_against_baseline(
+        self, findings: Sequence[Finding]
+    ) -> tuple[Sequence[Finding], Sequence[Finding], Mapping[tuple[str, str], int]]:
+        """What stands, what the baseline holds back, and which of its entries are no more."""
+        baseline, cwd = self.plan.baseline, self.plan.cwd
+        if baseline is None:
+            return findings, (), {}
+        from esper_audit.baseline import gone
+
+        match = baseline.match(findings, cwd)
+        left = gone(
+            baseline,
+            match.left,
+            judged=lambda path, code: self.display(path) in self.results and self._judged(self.display(path), code),
+            walked=self.plan.collection.walked,
+            wanted=lambda path, code: self.selection.enabled(code) and not self.selection.ignored_in(path, code),
+        )
+        return match.stands, match.held, left
+
+    def _changed(self, finding: Finding) -> bool:
+        changes, path = self.plan.changes, finding.span.path
+        return changes is None or changes.touch(finding, self.plan.cwd / path, self._source(path))
+
+    def _idle_ignores(self) -> Iterable[str]:
+        """Patterns that no file matches, where every file they can mean was at hand."""
+        settings, collection = self.plan.settings, self.plan.collection
+        root = settings.root.resolve()
+        if not settings.per_file_ignores or not any(root.is_relative_to(folder) for folder in collection.walked):
+            return
+        files = [target.path for target in collection.targets]
+        for pattern in self.selection.idle_patterns(files):
+            yield f"{settings.file_name}: 'per-file-ignores': no file matches {pattern!r}"
 
     def _judged(self, path: str, code: str) -> bool:
         """Whether this run would have found `code` in the file, if it were there."""

@@ -7,7 +7,7 @@ names is gone whatever the file selects.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from esper_audit.collect import Patterns
@@ -49,6 +49,7 @@ class Selection:
         self._ignores = [(selector, False) for selector in settings.file_selectors.ignore]
         self._ignores += [(selector, True) for selector in settings.command_selectors.ignore]
         self._severity = settings.severity
+        self._names = tuple(settings.per_file_ignores)
         self._per_file = [
             (Patterns([pattern], settings.root, "per-file-ignores"), selectors)
             for pattern, selectors in settings.per_file_ignores.items()
@@ -94,6 +95,14 @@ class Selection:
             patterns.match(path) and self._weights([(selector, False) for selector in selectors], code)
             for patterns, selectors in self._per_file
         )
+
+    def idle_patterns(self, paths: Sequence[Path]) -> list[str]:
+        """The patterns of `per-file-ignores` that match none of the files."""
+        return [
+            name
+            for name, (patterns, _) in zip(self._names, self._per_file, strict=True)
+            if not any(patterns.match(path) for path in paths)
+        ]
 
     def severity(self, finding: Finding) -> Severity:
         """The finding's severity after the `severity` table; the most exact entry decides."""

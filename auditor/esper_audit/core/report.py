@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +149,8 @@ class AuditReport:
     baselined: tuple[Finding, ...] = ()
     probes: tuple[ProbeResult, ...] = ()
     hidden: int = 0  # findings below --min-severity or --min-confidence
+    unchanged: int = 0  # findings on lines that --diff-base leaves out
+    gone: Mapping[tuple[str, str], int] = field(default_factory=dict)  # of the baseline: (path, digest) -> how many
     notes: tuple[str, ...] = ()
     rules: tuple[RuleInfo, ...] = ()
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -181,6 +184,7 @@ class AuditReport:
             "highlights": len(self.highlights),
             "suppressed": len(self.suppressed),
             "baselined": len(self.baselined),
+            "hidden": self.hidden + self.unchanged,
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def _finding(entry: Entry, report: AuditReport, rule: RuleInfo | None) -> Iterat
         yield _labelled("Impact", impact)
     yield from _recommendation(finding, page.get("Use instead", ""))
     yield f"**Evidence:** {_evidence(finding, rule)}"
+    if finding.reason:
+        yield f"**Baseline:** {inline(finding.reason)}"
     if known := page.get("Evidence"):
         yield _labelled("Known from elsewhere", known)
     yield f"**How to verify:** {_how_to_verify(finding, rule)}"

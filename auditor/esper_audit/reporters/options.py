@@ -12,6 +12,7 @@ class RenderOptions:
     color: bool = False
     width: int = 100
     show_suppressed: bool = False
+    show_baselined: bool = False
     show_refuted: bool = False
     statistics: bool = False
     quiet: bool = False

@@ -91,7 +91,7 @@ def concise_lines(report: AuditReport, options: RenderOptions) -> Iterator[Line]
     for file in words.failed_files(report):
         yield _error(file)
     for finding, state in _shown(report, options):
-        remark = f" [{state}: {visible(_why(finding, state))}]" if state else ""
+        remark = f" [{state}: {visible(_why(finding, state))}]" if state else _came_back(finding)
         yield (
             Segment(f"{_place(finding.span)}: ", "path"),
             Segment(visible(finding.code), finding.severity.value),
@@ -113,8 +113,14 @@ def _shown(report: AuditReport, options: RenderOptions) -> Iterator[tuple[Findin
     if options.show_suppressed:
         for finding in report.suppressed:
             yield finding, "suppressed"
+    if options.show_baselined:
         for finding in report.baselined:
             yield finding, "baselined"
+
+
+def _came_back(finding: Finding) -> str:
+    """A confirmed finding of the baseline says where it comes from."""
+    return f" [{visible(finding.reason)}]" if finding.reason else ""
 
 
 def _why(finding: Finding, state: str) -> str:
@@ -193,6 +199,8 @@ def _notes(finding: Finding, report: AuditReport, state: str) -> Iterator[tuple[
         yield "evidence", finding.evidence, "note"
     if state in ("suppressed", "baselined"):
         yield "reason", _why(finding, state), "note"
+    elif finding.reason and not state:
+        yield "baseline", finding.reason, "note"
     yield "page", f"esper-audit explain {finding.code}", "note"
 
 

@@ -67,6 +67,8 @@ def _extras(report: AuditReport, *, pointer: bool) -> Iterable[str]:
         yield count(numbers["highlights"], "good pattern") + (" (--format markdown tells them)" if pointer else "")
     if report.hidden:
         yield f"{report.hidden} hidden by --min-severity or --min-confidence"
+    if report.unchanged:
+        yield f"{report.unchanged} on lines that did not change"
     if numbers["suppressed"]:
         yield f"{numbers['suppressed']} suppressed"
     if numbers["baselined"]:
