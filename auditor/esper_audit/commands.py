@@ -44,15 +44,8 @@ if TYPE_CHECKING:
     from esper_audit.baseline import Baseline
 
 DEFAULT_FORMAT = "full"
-_SUFFIXES = {  # the longer ones first
-    ".sarif.json": "sarif",
-    ".txt": "full",
-    ".json": "json",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".sarif": "sarif",
-    ".xml": "junit",
-}
+_CERTAIN = {".sarif.json": "sarif", ".sarif": "sarif", ".xml": "junit", ".md": "markdown", ".markdown": "markdown"}
+_SUFFIXES = {**_CERTAIN, ".txt": "full", ".json": "json"}  # these two may be of any format, if `--format` says so
 _SAYS_FAILURES = ("full", "concise", "github")  # these formats tell which files could not be audited
 _CHECKOUTS = ("GITHUB_WORKSPACE", "CI_PROJECT_DIR")  # where GitHub and GitLab keep the root of the checkout
 
@@ -238,8 +231,9 @@ def _probe(word: str, timeout: float | None, config: str | None, color: str, *, 
 def destinations(request: CheckRequest) -> tuple[str | None, tuple[Output, ...]]:
     """The format that standard output gets, None for a mere summary, and the reports that go to files.
 
-    `-o FILE` without a format of its own takes that of `--format`, which then is not shown twice; without `--format`,
-    the suffix of the file decides and standard output shows the findings as usual.
+    `-o FILE` without a format of its own takes that of `--format`, which then is not shown twice, unless its suffix
+    stands for another one; without `--format`, the suffix of the file decides and standard output shows the findings
+    as usual.
     """
     if request.format is not None and request.format not in FORMATS:
         raise UsageError(f"unknown format {request.format!r}, there are {', '.join(FORMATS)}")
@@ -249,13 +243,14 @@ def destinations(request: CheckRequest) -> tuple[str | None, tuple[Output, ...]]
     cwd = current_folder() if request.outputs else Path()
     for word in request.outputs:
         prefix, colon, rest = word.partition(":")
+        suffix = next((suffix for suffix in _SUFFIXES if word.lower().endswith(suffix)), "")
         if colon and prefix in FORMATS:
             format, name = prefix, rest
         elif colon and prefix.isidentifier() and "/" not in prefix and len(prefix) > 1:
             raise UsageError(f"unknown format {prefix!r} in -o {word!r}, there are {', '.join(FORMATS)}")
-        elif request.format:
+        elif request.format and _CERTAIN.get(suffix, request.format) == request.format:
             format, name, spent = request.format, word, True
-        elif suffix := next((suffix for suffix in _SUFFIXES if word.lower().endswith(suffix)), ""):
+        elif suffix:
             format, name = _SUFFIXES[suffix], word
         else:
             raise UsageError(f"-o {word!r} does not say its format: write FORMAT:FILE, with {', '.join(FORMATS)}")

@@ -6,7 +6,9 @@ a colon in the wrong place would end a command or begin another one.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TextIO
 
 from esper_audit.core.findings import Finding
@@ -69,23 +71,25 @@ def _property(text: str) -> str:
 
 
 def step_summary(report: AuditReport, *, room: int = SUMMARY_LIMIT) -> str:
-    """The audit in short, as Markdown of at most `room` bytes; what does not fit is counted."""
+    """The audit in short, as Markdown of at most `room` bytes; findings that do not fit are counted."""
+    head = "\n\n".join(_heading(report))
     findings = sorted(report.active, key=words.priority)
-    head = "\n\n".join(_heading(report)) + "\n\n"
-    rows = [_row(finding) for finding in findings]
-    page = head + (table(_HEAD, rows) + "\n\n" if rows else "")
-    if len(page.encode("utf-8", "replace")) <= room:
-        return page
-    left = room - len(head.encode("utf-8", "replace")) - len(table(_HEAD, [])) - 200  # the last line wants some room
-    shown = []
-    for row in rows:
-        left -= len(table(row, []).partition("\n")[0].encode("utf-8", "replace")) + 1
-        if left < 0:
-            break
-        shown.append(row)
-    rest = f"{words.count(len(rows) - len(shown), 'more finding')} did not fit; the log has them all.\n\n"
-    page = f"{head}{table(_HEAD, shown)}\n\n{rest}" if shown else head + rest
-    return page if len(page.encode("utf-8", "replace")) <= room else ""
+    lines = table(_HEAD, map(_row, findings)).split("\n") if findings else []
+    page = _page(head, lines, 0)
+    if _size(page) > room:
+        left = room - _size(_page(head, lines[:2], len(findings)))
+        shown = bisect_right(list(accumulate(_size(line) + 1 for line in lines[2:])), left)
+        page = _page(head, lines[: 2 + shown], len(findings) - shown)
+    return page if _size(page) <= room else ""
+
+
+def _page(head: str, lines: list[str], missing: int) -> str:
+    rest = f"{words.count(missing, 'more finding')} did not fit; the log has them all." if missing else ""
+    return "".join(f"{block}\n\n" for block in (head, "\n".join(lines), rest) if block)
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8"))
 
 
 def _heading(report: AuditReport) -> Iterator[str]:

@@ -29,12 +29,17 @@ def render(report: AuditReport, sink: TextIO, *, options: RenderOptions) -> None
 def _diagnostic(finding: Finding, report: AuditReport) -> dict[str, Any]:
     url = page_url(finding.code, finding.name)
     suggestions = _suggestions(finding, report)
+    related = [
+        {"message": visible(other.message), "location": {"path": other.span.path, "range": _range(other.span, report)}}
+        for other in finding.related
+    ]
     return {
         "message": "\n".join([visible(finding.message), *details(finding)]),
         "location": {"path": finding.span.path, "range": _range(finding.span, report)},
         "severity": _SEVERITIES[LEVELS[finding.severity]],
         "code": {"value": visible(finding.code), **({"url": url} if url else {})},
         **({"suggestions": suggestions} if suggestions else {}),
+        **({"related_locations": related} if related else {}),
     }
 
 
