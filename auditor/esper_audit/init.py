@@ -134,7 +134,7 @@ def plan(word: str, cwd: Path) -> Plan:
     else:  # a table of its own would put that of a folder above out of force
         notes.append(f"{display_path(configured, cwd)}: configures esper-audit already, left alone")
     if repository:
-        wanted.append((HOOKS, _with_hook, HOOK))
+        wanted.append((HOOKS, with_hook, HOOK))
         jobs = _jobs(folder)
         wanted += jobs
         if not jobs:
@@ -248,7 +248,8 @@ def _top_level(text: str) -> list[str]:
     return lines
 
 
-def _with_hook(before: str | None) -> str:
+def with_hook(before: str | None) -> str:
+    """The text of .pre-commit-config.yaml with the hook in it; None where there is no such file yet."""
     if not (before or "").strip():
         return (before or "") + "repos:\n" + indent(HOOK, "  ")
     assert before is not None
