@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 from matrix import CLASS, HERE, REFERENCE, WORKERS, planted, planted_copy
 
+from esper_audit.probes.building import CannotBuild
 from esper_audit.probes.contract import BEHAVIOUR, COMPILE, FAILED, Order, Outcome, probes
 from esper_audit.probes.orders import order_for
 from esper_audit.probes.subject import Subject
@@ -83,7 +84,10 @@ def carry_out(job: Job, seeds: int) -> tuple[Job, Outcomes]:
             return job, [_under(replace(order, seed=seed), job.group) for seed in range(seeds)]
     reader = Interpreter(Models(Project(project_root(job.file))))
     order = order_for(NetworkClass(reader.models.parse_named(job.file).classes[job.class_name], reader))
-    return job, [_under(replace(order, seed=seed), job.group) for seed in range(seeds)]
+    try:
+        return job, [_under(replace(order, seed=seed), job.group) for seed in range(seeds)]
+    except CannotBuild:
+        return job, [{}]
 
 
 def _under(order: Order, group: str) -> dict[str, Outcome]:

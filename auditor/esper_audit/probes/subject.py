@@ -59,6 +59,7 @@ class Subject:
         self.order = order
         self._given = network
         self._conventions: dict[tuple[str, str], Convention] = {}
+        self._silent: dict[tuple[str, str], str] = {}  # the same for what answers in none: why
         self._taken: dict[tuple[int, int, int], Mapping[str, Tensor]] = {}
         self._widths: set[int] = set()  # of the categorical distributions that were made when the network acted
         torch.manual_seed(order.seed)
@@ -496,6 +497,8 @@ class Subject:
 
     def _convention(self, facts: MethodFacts, kind: str, *, score: bool) -> Convention:
         key = (facts.name, kind)
+        if key in self._silent:  # what answered in no convention does not answer the next experiment either
+            raise NotComparable(self._silent[key])
         if key not in self._conventions:
             with torch.random.fork_rng(devices=[]):  # or the first call of an experiment would draw other numbers
                 self._conventions[key] = self._learned(facts, kind, score=score)
@@ -516,7 +519,8 @@ class Subject:
             if convention is not None:
                 return self._in_order(facts, convention, each, score=score)
             told_first = told_first or error
-        raise NotComparable(f"`{facts.name}` answers in no known convention: {told_first}")
+        self._silent[facts.name, kind] = f"`{facts.name}` answers in no known convention: {told_first}"
+        raise NotComparable(self._silent[facts.name, kind])
 
     def answers(self, facts: MethodFacts, kind: str, inputs: Inputs, *, score: bool = False) -> bool:
         """Whether a method answers at these sizes, in whatever convention."""
