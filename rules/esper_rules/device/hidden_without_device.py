@@ -16,6 +16,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     fresh_hidden_states,
+    like_the_weight,
 )
 from esper_audit.semantics.roles import INITIAL_STATE
 
@@ -80,6 +81,7 @@ class HiddenWithoutDevice(Rule):
     severity = Severity.HIGH
     confidence = Confidence.HIGH
     probe = "hidden-device"
+    fixable = "safe"
     help = "take dtype and device from a parameter: `weight.new_zeros(...)`, or `device=obs.device`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -91,6 +93,7 @@ class HiddenWithoutDevice(Rule):
                 f"{state.use} stays on the CPU when the network moves",
                 module=state.made.module,
                 symbol=state.symbol,
+                repair=like_the_weight(net, state, "device"),
             )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:

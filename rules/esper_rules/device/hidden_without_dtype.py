@@ -13,6 +13,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     fresh_hidden_states,
+    like_the_weight,
 )
 
 
@@ -86,6 +87,7 @@ class HiddenWithoutDtype(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.HIGH
     probe = "hidden-dtype"
+    fixable = "safe"
     help = "take dtype and device from a parameter: `weight.new_zeros(...)`, or `dtype=weight.dtype`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -97,6 +99,7 @@ class HiddenWithoutDtype(Rule):
                 f"{state.use} is float32 whatever the parameters are",
                 module=state.made.module,
                 symbol=state.symbol,
+                repair=like_the_weight(net, state, "dtype"),
             )
 
     VALID = (

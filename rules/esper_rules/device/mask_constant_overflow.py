@@ -15,6 +15,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     masked_logits,
+    other_constant,
 )
 
 _WIDE = ("float32", "float64", "bfloat16")  # bfloat16 has the exponents of float32
@@ -78,6 +79,7 @@ class MaskConstantOverflow(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "mask-dtype"
+    fixable = "unsafe"
     help = "use a constant that half precision holds, such as -1e4, or cast the logits with `.float()` before masking"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -98,6 +100,7 @@ class MaskConstantOverflow(Rule):
                 symbol=step.event.function.qualified,
                 severity=Severity.HIGH if net.half_precision else None,
                 confidence=None if net.half_precision else Confidence.MEDIUM,
+                repair=other_constant(step.event, known, "a valid logit below about -1e4 would fall among the masked"),
             )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:

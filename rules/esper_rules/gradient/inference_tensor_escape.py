@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import libcst as cst
+
 from esper_audit.rulekit import (
     ACT,
     Case,
     Category,
     Confidence,
+    Function,
     Hit,
     ModuleModel,
     NetworkClass,
     Note,
+    Repair,
+    Replace,
     Rule,
     Severity,
+    dotted,
+    find,
     gradient_free_block,
     leaves,
 )
@@ -88,6 +95,7 @@ class InferenceTensorEscape(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.MEDIUM
     probe = "inference-tensors"
+    fixable = "unsafe"
     help = "use `torch.no_grad()` in act, or `.clone()` what leaves the block"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -117,6 +125,7 @@ class InferenceTensorEscape(Rule):
                     "a training forward that has to save them raises",
                     symbol=function.qualified,
                     notes=(Note(module, block, "inference mode begins here"),) if block is not None else (),
+                    repair=_no_grad(function),
                 )
 
     VALID = (
@@ -181,4 +190,25 @@ class InferenceTensorEscape(Rule):
                 """,
             }
         ),
+    )
+
+
+def _no_grad(function: Function) -> Repair | None:
+    """`torch.no_grad()` for the one `torch.inference_mode()` of a method."""
+    places = [decorator.decorator for decorator in function.node.decorators]
+    places += [item.item for block in find(function.node, cst.With) for item in block.items]
+    found: list[tuple[cst.Attribute, bool]] = []
+    for place in places:
+        called = place.func if isinstance(place, cst.Call) else place
+        if function.module.qualify(dotted(called)) == "torch.inference_mode":
+            plain = not isinstance(place, cst.Call) or not place.args
+            if not isinstance(called, cst.Attribute) or function.module.qualify(dotted(called.value)) != "torch":
+                return None
+            found.append((called, plain))
+    if len(found) != 1 or not found[0][1]:
+        return None
+    return Repair(
+        "use `torch.no_grad()` instead of `torch.inference_mode()`",
+        (Replace(found[0][0].attr, "no_grad"),),
+        "what is made there becomes a plain tensor: autograd keeps a version counter for it and refuses it nowhere",
     )

@@ -7,15 +7,18 @@ from collections.abc import Iterable
 from esper_audit.rulekit import (
     Category,
     Confidence,
-    Event,
     Hit,
+    MaskStep,
     ModuleModel,
     NetworkClass,
     Note,
     Rule,
     Severity,
     masked_logits,
+    other_constant,
 )
+
+_WHY = "a masked action gets a finite log-probability, and a row without a valid action equal chances, not an error"
 
 
 class NegInfMask(Rule):
@@ -84,6 +87,7 @@ class NegInfMask(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "mask-entropy"
+    fixable = "unsafe"
     help = "mask with a large finite constant such as -1e4, and refuse rows without a valid action"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -91,14 +95,14 @@ class NegInfMask(Rule):
         for step in masked_logits(net):
             if step.constant == "finfo.min":
                 yield self._hit(
-                    step.event,
+                    step,
                     "finfo.min: finite in float32, but -inf once it is added twice, or in float16 beside larger logits",
                     Severity.INFO,
                     Confidence.MEDIUM,
                 )
             elif step.constant == float("-inf") and step.product is not None:
                 yield self._hit(
-                    step.event,
+                    step,
                     "-inf and p * log p is written by hand: the entropy is NaN wherever an action is masked",
                     Severity.HIGH,
                     Confidence.HIGH,
@@ -111,11 +115,12 @@ class NegInfMask(Rule):
                     else "leave here: safe for torch.distributions, NaN in any product with their probabilities"
                 )
                 confidence = Confidence.HIGH if step.reaches_distribution else Confidence.MEDIUM
-                yield self._hit(step.event, f"-inf and {where}", Severity.LOW, confidence)
+                yield self._hit(step, f"-inf and {where}", Severity.LOW, confidence)
 
     def _hit(
-        self, event: Event, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()
+        self, step: MaskStep, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()
     ) -> Hit:
+        event = step.event
         return Hit(
             event.node,
             f"logits are masked with {says}",
@@ -124,6 +129,7 @@ class NegInfMask(Rule):
             severity=severity,
             confidence=confidence,
             notes=notes,
+            repair=other_constant(event, step.constant, _WHY),
         )
 
     VALID = (

@@ -14,11 +14,15 @@ from esper_audit.rulekit import (
     Event,
     Frame,
     Hit,
+    InsertLines,
     ModuleModel,
     NetworkClass,
     Note,
+    Repair,
     Rule,
     Severity,
+    axis_of_lift,
+    lifted_in,
 )
 
 
@@ -92,6 +96,7 @@ class MaskRankAsymmetry(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.HIGH
     probe = "mask-rank"
+    fixable = "unsafe"
     help = "check rank and size of each mask where it is applied, in one helper that all methods use"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -139,6 +144,7 @@ class MaskRankAsymmetry(Rule):
                 symbol=frame.function.qualified,
                 notes=tuple(notes),
                 end=last.node if last.module is first.module else None,
+                repair=_checks(net, first.module, lifted, bare, careless),
             )
 
     VALID = (
@@ -303,3 +309,25 @@ def _applied_unchecked(frame: Frame) -> dict[str, Event]:
         if jaxtyped
         else {name: event for name, event in applied.items() if name not in careful and name in frame.params}
     )
+
+
+def _checks(
+    net: NetworkClass,
+    module: ModuleModel,
+    lifted: dict[str, Event],
+    bare: dict[str, dict[str, Event]],
+    careless: list[str],
+) -> Repair | None:
+    """The same lift at the head of each method that lacks it, where all of them stand in one file."""
+    axes = {axis_of_lift(event) for event in lifted.values()}
+    axis = axes.pop() if len(axes) == 1 else None
+    methods = [net.model.methods[name] for name in careless if name in net.model.methods]
+    if axis is None or len(methods) != len(careless) or any(method.module is not module for method in methods):
+        return None
+    changes = [lifted_in(method, sorted(bare[method.name]), axis, 3) for method in methods]
+    made = tuple(change for change in changes if isinstance(change, InsertLines))
+    if len(made) != len(changes):
+        return None
+    names = " and ".join(f"`{name}`" for name in careless)
+    why = f"{names} take masks of rank 2 from every caller then, those that lack another axis, too"
+    return Repair(f"give masks of rank 2 an axis in {names}", made, why)

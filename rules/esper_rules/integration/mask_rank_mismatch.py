@@ -16,8 +16,10 @@ from esper_audit.rulekit import (
     ModuleModel,
     NetworkClass,
     Note,
+    Repair,
     Rule,
     Severity,
+    lifted_in,
     tensor_role,
 )
 
@@ -93,6 +95,7 @@ class MaskRankMismatch(Rule):
     severity = Severity.HIGH
     confidence = Confidence.HIGH
     probe = "mask-rank"
+    fixable = "unsafe"
     help = "give the mask the axes that the parameter documents: `mask.unsqueeze(1)` for a single step"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -134,6 +137,7 @@ class MaskRankMismatch(Rule):
                 module=event.module,
                 symbol=event.function.qualified,
                 notes=(Note(callee.module, param.node, f"rank {wanted} is stated here"),),
+                repair=_check(event, callee, param.name, wanted, given.rank),
             )
 
     VALID = (
@@ -218,3 +222,12 @@ def _handled(event: Event, name: str) -> bool:
     return any(
         inner.kind in ("lift", "rank_check") and argument in inner.value.origins for inner, _ in event.frame.walk()
     )
+
+
+def _check(event: Event, callee: Function, name: str, wanted: int, given: int) -> Repair | None:
+    """A check in the method that is called, where it stands in the same file and one axis is missing."""
+    lines = lifted_in(callee, [name], 1, wanted) if callee.module is event.module and given == wanted - 1 else None
+    if lines is None:
+        return None
+    why = f"`{callee.name}` takes masks of rank {given} from every caller then, those that lack another axis, too"
+    return Repair(f"give masks of rank {given} an axis in `{callee.name}`", (lines,), why)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Rule, Severity, dead_attributes
+from esper_audit.rulekit import (
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Rule,
+    Severity,
+    dead_attributes,
+    without_attribute,
+)
 
 
 class DeadAttribute(Rule):
@@ -65,6 +75,7 @@ class DeadAttribute(Rule):
     category = Category.MEMORY
     severity = Severity.LOW
     confidence = Confidence.HIGH
+    fixable = "safe"
     help = "delete it, or finish the feature it was meant for"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -75,6 +86,7 @@ class DeadAttribute(Rule):
                 f"`self.{name}` is computed and never read",
                 module=event.module,
                 symbol=event.function.qualified,
+                repair=without_attribute(net, name, event),
             )
 
     VALID = (

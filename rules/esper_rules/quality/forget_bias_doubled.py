@@ -10,18 +10,23 @@ from esper_audit.rulekit import (
     Case,
     Category,
     Confidence,
+    Delete,
     ForgetBiasWrite,
+    Guard,
     Hit,
     ModuleModel,
     NetworkClass,
     Note,
     Praise,
+    Repair,
     Rule,
     Severity,
     dotted,
     find,
     forget_bias_writes,
 )
+
+_WHY = "the forget gates begin with half the bias, so training takes another course"
 
 
 class ForgetBiasDoubled(Rule):
@@ -84,6 +89,7 @@ class ForgetBiasDoubled(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "init-forget-bias"
+    fixable = "unsafe"
     help = "write it to one of the two: test for `bias_ih` instead of `bias`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -96,7 +102,11 @@ class ForgetBiasDoubled(Rule):
                 continue
             if write.bias == "both":
                 total = f"{2 * write.value:g}" if write.value is not None else "twice the value"
-                yield self._hit(write, module, total, ())
+                repair = None
+                if write.parameter_name:
+                    guard = Guard(write.node, f'"bias_ih" in {write.parameter_name}')
+                    repair = Repair("write it to bias_ih only", (guard,), _WHY)
+                yield self._hit(write, module, total, (), repair)
             elif write.bias:
                 single.setdefault(write.layer, {}).setdefault(write.bias, write)
         for writes in single.values():
@@ -108,14 +118,25 @@ class ForgetBiasDoubled(Rule):
                 if first.value is not None and second.value is not None
                 else "the sum of both"
             )
-            yield self._hit(second, module, total, (Note(module, first.node, "the other bias is written here"),))
+            notes = (Note(module, first.node, "the other bias is written here"),)
+            yield self._hit(
+                second, module, total, notes, Repair("write it to bias_ih only", (Delete(second.node),), _WHY)
+            )
 
-    def _hit(self, write: ForgetBiasWrite, module: ModuleModel, total: str, notes: tuple[Note, ...]) -> Hit:
+    def _hit(
+        self,
+        write: ForgetBiasWrite,
+        module: ModuleModel,
+        total: str,
+        notes: tuple[Note, ...],
+        repair: Repair | None,
+    ) -> Hit:
         return Hit(
             write.node,
             f"the forget gate's bias is written to bias_ih and to bias_hh, which PyTorch adds: it is {total}",
             symbol=write.symbol,
             notes=notes,
+            repair=repair,
         )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:

@@ -19,6 +19,7 @@ from esper_audit.rulekit import (
     dead_regions,
     descendants,
     dotted,
+    without_import,
 )
 
 
@@ -74,6 +75,7 @@ class ImportForDeadCode(Rule):
     category = Category.QUALITY
     severity = Severity.LOW
     confidence = Confidence.HIGH
+    fixable = "safe"
     help = "delete the dead code and the import with it"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -86,21 +88,27 @@ class ImportForDeadCode(Rule):
         names: dict[str, list[cst.Name]] = {}
         for node in module.walk.of(cst.Name):
             names.setdefault(node.value, []).append(node)
+        dead: dict[cst.ImportAlias, tuple[str, dict[cst.CSTNode, None]]] = {}
         for alias, name in _aliases(module):
             uses = [node for node in names[name] if not _is_no_use(module, node)]
             if uses and all(node in inside for node in uses) and not re.search(rf"\b{re.escape(name)}\b", strings):
-                region = inside[uses[0]]
-                yield Hit(
-                    alias,
-                    f"`{name}` is imported for dead code only",
-                    notes=(
-                        Note(
-                            module,
-                            region.name if isinstance(region, cst.FunctionDef) else region,
-                            "the dead code that uses it",
-                        ),
+                dead[alias] = (name, dict.fromkeys(inside[node] for node in uses))
+        for alias, (name, used_by) in dead.items():
+            region = next(iter(used_by))
+            # What else was imported for these regions alone goes with them.
+            along = {other: each for other, (each, places) in dead.items() if places.keys() <= used_by.keys()}
+            yield Hit(
+                alias,
+                f"`{name}` is imported for dead code only",
+                notes=(
+                    Note(
+                        module,
+                        region.name if isinstance(region, cst.FunctionDef) else region,
+                        "the dead code that uses it",
                     ),
-                )
+                ),
+                repair=without_import(net, module, along, list(used_by)),
+            )
 
     VALID = (
         """
@@ -153,7 +161,7 @@ class ImportForDeadCode(Rule):
     )
 
 
-def _aliases(module: ModuleModel) -> Iterable[tuple[cst.CSTNode, str]]:
+def _aliases(module: ModuleModel) -> Iterable[tuple[cst.ImportAlias, str]]:
     """The import aliases of the file with the names they bind."""
     for alias in module.walk.of(cst.ImportAlias):
         yield alias, alias.evaluated_alias or dotted(alias.name).partition(".")[0]
