@@ -92,7 +92,7 @@ def lifted_in(function: Function, names: Sequence[str], axis: int, rank: int) ->
 def _holds_masks(function: Function, name: str) -> bool:
     """Whether a parameter is a container of masks and no mask: it is indexed, asked for its items or looped over."""
     body = function.node.body
-    loops = [*find(body, cst.For), *find(body, cst.CompFor)]
+    loops: list[cst.For | cst.CompFor] = [*find(body, cst.For), *find(body, cst.CompFor)]
     if any(dotted(node.iter) == name for node in loops):
         return True
     if any(dotted(node.value) == name for node in find(body, cst.Subscript)):

@@ -53,7 +53,11 @@ def _targets(method: Function) -> list[cst.AssignTarget]:
 def _only_layer(net: NetworkClass) -> str:
     """The one recurrent layer, when the class's own constructor makes it under all circumstances and nobody else."""
     init = net.model.own_methods.get("__init__")
-    if init is None or len(net.recurrent) != 1 or any(text in net.module.source.data for text in _REBUILDS):
+    if init is None or len(net.recurrent) != 1:
+        return ""
+    if any(
+        text in net.project.source(path).data for path in (net.module.path, *net.caller_files) for text in _REBUILDS
+    ):
         return ""
     name = next(iter(net.recurrent))
     layer = net.layers.get(name)

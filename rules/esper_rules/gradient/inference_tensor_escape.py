@@ -210,5 +210,5 @@ def _no_grad(function: Function) -> Repair | None:
     return Repair(
         "use `torch.no_grad()` instead of `torch.inference_mode()`",
         (Replace(found[0][0].attr, "no_grad"),),
-        "what is made there becomes a plain tensor: autograd keeps a version counter for it and refuses it nowhere",
+        "tensors made there are plain ones then: autograd refuses them nowhere, and they cost a little more",
     )

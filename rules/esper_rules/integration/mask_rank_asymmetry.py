@@ -329,5 +329,5 @@ def _checks(
     if len(made) != len(changes):
         return None
     names = " and ".join(f"`{name}`" for name in careless)
-    why = f"{names} take masks of rank 2 from every caller then, those that lack another axis, too"
+    why = "masks of rank 2 are taken from every caller then, those that lack another axis, too"
     return Repair(f"give masks of rank 2 an axis in {names}", made, why)

@@ -229,5 +229,5 @@ def _check(event: Event, callee: Function, name: str, wanted: int, given: int) -
     lines = lifted_in(callee, [name], 1, wanted) if callee.module is event.module and given == wanted - 1 else None
     if lines is None:
         return None
-    why = f"`{callee.name}` takes masks of rank {given} from every caller then, those that lack another axis, too"
+    why = f"masks of rank {given} are taken from every caller then, those that lack another axis, too"
     return Repair(f"give masks of rank {given} an axis in `{callee.name}`", (lines,), why)
