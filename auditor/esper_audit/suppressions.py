@@ -352,6 +352,10 @@ logits = logits.masked_fill(~mask, -1e4)  # esper: ignore[ESP201] measured, see 
 logits = logits.masked_fill(~mask, -1e4)
 ```
 
+## Fix
+
+Safe: the comment goes, or the code is taken out of its brackets when others are left. Other comments on the line stay.
+
 ## When it stays silent
 
 Only where silence means something: the rule was in force, and the file defines a network itself or the whole project

@@ -66,6 +66,12 @@ class HiddenWithoutDevice(Rule):
             return self.gru(obs, hidden)
     ```
 
+    ## Fix
+    Safe: `device=` of the recurrent layer's weight, `torch.zeros(..., device=self.gru.weight_hh_l0.device)`. A network
+    on the CPU gets what it had; with any other the state could not be fed to the layer. Offered where the class's own
+    constructor makes just one recurrent layer, under all circumstances, and does not ask for the state before. Unsafe
+    where an ancestor was not read, or a hidden state goes to NumPy without `.cpu()`.
+
     ## Evidence
     The meta device shows it without a GPU: on torch 2.13.0 a network on `meta` raises for a state on the CPU. Reports:
     Lightning-AI/pytorch-lightning#3738, pytorch/pytorch#52186, ndrplz/ConvLSTM_pytorch#10.

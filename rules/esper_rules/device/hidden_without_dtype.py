@@ -71,6 +71,12 @@ class HiddenWithoutDtype(Rule):
             return self.action_head(out), hidden
     ```
 
+    ## Fix
+    Safe: `dtype=` of the recurrent layer's weight, `torch.zeros(..., dtype=self.lstm.weight_hh_l0.dtype)`. A float32
+    network gets what it had; with any other the state could not be fed to the layer. Offered where the class's own
+    constructor makes just one recurrent layer, under all circumstances, and does not ask for the state before. Unsafe
+    where an ancestor was not read, or a hidden state goes to NumPy without `.cpu()`.
+
     ## Evidence
     On torch 2.13.0 (CPU), an `nn.LSTM` in bfloat16, half or double raises for a float32 state; a float32 one under
     bfloat16 autocast does not. Reports of the error: pytorch/pytorch#45048, keras-team/keras#15140,

@@ -64,6 +64,10 @@ class MaskConstantOverflow(Rule):
             return Categorical(logits=logits).sample()
     ```
 
+    ## Fix
+    Unsafe: `-1e4` in place of the constant, where that stands in the masking step itself. Valid logits below about -1e4
+    would fall among the masked ones. It is not `finfo.min`: that becomes -inf when it is added twice (ESP302).
+
     ## Evidence
     On torch 2.13.0, `x.half().masked_fill(m, -1e9)` raises, `torch.where(m, x.half(), -1e9)` gives -inf, and -1e4
     passes. Reports: NVIDIA/apex#1052 and #1105, pytorch/pytorch#6292.

@@ -79,6 +79,10 @@ class InferenceTensorEscape(Rule):
                 return action, new_hidden
     ```
 
+    ## Fix
+    Unsafe: `torch.no_grad()` in place of the method's one `torch.inference_mode()`. Tensors made there are plain ones
+    then: autograd refuses them nowhere, and they cost a little more.
+
     ## Evidence
     On torch 2.13.0, an LSTM called with a hidden state from inference mode raises in training, and so does
     `Categorical.log_prob` of an action from it; old log-probs that are only subtracted do not. Reports:

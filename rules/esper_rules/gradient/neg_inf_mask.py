@@ -71,6 +71,10 @@ class NegInfMask(Rule):
             return log_probs.gather(-1, actions), entropy
     ```
 
+    ## Fix
+    Unsafe: `-1e4` in place of the constant, where that stands in the masking step itself. A masked action then has a
+    finite log-probability, and a row without a valid action gives equal chances to all and no error.
+
     ## Evidence
     On torch 2.13.0, `-(p * log_p).sum()` and `-(p * log_p * mask).sum()` are NaN for a row with a -inf logit; `where(p
     > 0, p * log_p, 0)` is finite with a NaN gradient; `Categorical(logits=...)` is finite in value and gradient.

@@ -80,6 +80,10 @@ class MaskRankAsymmetry(Rule):
             return Categorical(logits=self.forward(obs, action_mask)).sample()
     ```
 
+    ## Fix
+    Unsafe: each method that lacks it gets the same lift at its head, `if mask.dim() == 2: mask = mask.unsqueeze(1)`,
+    where all stand in one file. Masks of rank 2 are taken from every caller then, those that lack another axis, too.
+
     ## Evidence
     Measured on torch 2.13.0 on the founding audit's network (tachyon-beep/esper-lite 1bfd94a9) with a 2-D mask at B ==
     T == 4: 9 of 28 illegal actions open, no error. Masks of the wrong rank or width are the question users of masked
@@ -324,7 +328,10 @@ def _checks(
     methods = [net.model.methods[name] for name in careless if name in net.model.methods]
     if axis is None or len(methods) != len(careless) or any(method.module is not module for method in methods):
         return None
-    changes = [lifted_in(method, sorted(bare[method.name]), axis, 3) for method in methods]
+    changes = [
+        lifted_in(method, [param.name for param in method.params if param.name in bare[method.name]], axis, 3)
+        for method in methods
+    ]
     made = tuple(change for change in changes if isinstance(change, InsertLines))
     if len(made) != len(changes):
         return None

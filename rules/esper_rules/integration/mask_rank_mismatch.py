@@ -79,6 +79,10 @@ class MaskRankMismatch(Rule):
             return self.forward(obs, action_mask.unsqueeze(1)).argmax(-1)
     ```
 
+    ## Fix
+    Unsafe: the method that is called gets a check at its head, `if mask.dim() == 2: mask = mask.unsqueeze(1)`, where it
+    stands in the same file. Masks of that rank are taken from every caller then, those that lack another axis, too.
+
     ## Evidence
     On torch 2.13.0, a `[4, 7]` mask on `[4, 4, 7]` logits is accepted, and one on `[4, 1, 7]` logits gives `[4, 4, 7]`.
     Reports: JuliaReinforcementLearning/ReinforcementLearning.jl#917,

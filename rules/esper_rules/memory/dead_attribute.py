@@ -61,6 +61,11 @@ class DeadAttribute(Rule):
             return entropy / self.max_entropy
     ```
 
+    ## Fix
+    Safe: the assignment goes. Unsafe where its value calls something that may do more than compute, or the project
+    looks at all attributes of an object at once (`vars`, `__dict__`). The project is all that is looked at: other
+    projects that read the attribute are not known.
+
     ## Evidence
     The founding audit's network (tachyon-beep/esper-lite 1bfd94a9) computes the maximum entropy of each of its heads
     and reads none of them.

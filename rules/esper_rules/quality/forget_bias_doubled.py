@@ -73,6 +73,10 @@ class ForgetBiasDoubled(Rule):
             return self.lstm(obs, hidden)
     ```
 
+    ## Fix
+    Unsafe: the write is put under `if "bias_ih" in name`, or the second of two writes goes. The forget gates begin with
+    half the bias, so training takes another course.
+
     ## Evidence
     Measured on torch 2.13.0: the sum of the two forget biases is 2.0 after the loop above, sigmoid(2) = 0.881. Of ten
     public spellings of this loop, two restrict it to `bias_ih`; the founding audit had praised one that does not.

@@ -61,6 +61,11 @@ class ImportForDeadCode(Rule):
             return self.action_head(obs)
     ```
 
+    ## Fix
+    Safe: the import goes together with the dead code, an attribute or a private function. Unsafe where the module is
+    neither torch's nor of the standard library: importing it may do something. Not offered for statements behind a
+    `return`, for imports under an `if` or `try`, and for names that another file takes from this one.
+
     ## Evidence
     The founding audit called `import math` unused where it was not: `math.sqrt(2)` set a gain a few lines below. Only
     counting every use tells the two apart.
