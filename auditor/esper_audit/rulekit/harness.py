@@ -17,7 +17,7 @@ from esper_audit.core.findings import Finding, Highlight
 from esper_audit.rulekit.rule import Case, Rule
 
 _ROUNDS = 10
-_ANY_MARK = re.compile(r"[ \t]*#\s*<-\s*[A-Z]+\d+[ \t]*$", re.MULTILINE)
+_ANY_MARK = re.compile(r"([ \t]*#\s*<-\s*[A-Z]+\d+[ \t]*)+$", re.MULTILINE)
 _MARK = re.compile(r"#\s*<-\s*([A-Z]+\d+)")
 _FILE = re.compile(r"^# --- (\S+\.py)\n", re.MULTILINE)
 
@@ -53,7 +53,9 @@ class RuleCase:
         wanted = self.case.fixed_sources()
         fixes = [finding.fix for finding in findings if finding.fix is not None]
         code, promised = self.rule.code, self.rule.fixable
-        assert wanted is None or fixes, f"{self}: expected a fix, got none"
+        if wanted is not None:
+            expected = wanted != sources
+            assert bool(fixes) is expected, f"{self}: expected {'a' if expected else 'no'} fix, got {fixes or 'none'}"
         for fix in fixes:
             assert promised is not None, f"{self}: {code} offers a fix, but its `fixable` says that it has none"
             assert promised == "safe" or not fix.safe, f"{self}: {code} offers a safe fix, but calls itself unsafe"

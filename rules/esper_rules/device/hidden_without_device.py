@@ -167,6 +167,38 @@ class HiddenWithoutDevice(Rule):
                     h = torch.zeros(x.size(0), 8, dtype=x.dtype)  # <- ESP202
                 return self.cell(x, h)
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.core = nn.LSTM(4, n, dtype=torch.float64)
+
+                def forward(self, x, state=None):
+                    if state is None:
+                        h = torch.zeros(1, 2, 8, dtype=x.dtype)  # <- ESP202
+                        state = (h, h)
+                    return self.core(x, state)
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.core = nn.LSTM(4, n, dtype=torch.float64)
+
+                def forward(self, x, state=None):
+                    if state is None:
+                        h = torch.zeros(1, 2, 8, dtype=x.dtype, device=self.core.weight_hh_l0.device)  # <- ESP202
+                        state = (h, h)
+                    return self.core(x, state)
+            """,
+        ),
     )
 
 

@@ -250,4 +250,40 @@ class MaskConstantOverflow(Rule):
                 same = logits.to(torch.promote_types(logits.dtype, torch.float16))
                 return Categorical(logits=same.masked_fill(~mask, -1e9)).log_prob(action)  # <- ESP203
         """,
+        Case(
+            """
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, value=-1e9)  # <- ESP203
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = self.action_head(x) + (1 - mask) * -1_000_000  # <- ESP203
+                    return Categorical(logits=logits).sample()
+            """,
+            fixed="""
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, value=-1e4)  # <- ESP203
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = self.action_head(x) + (1 - mask) * -1e4  # <- ESP203
+                    return Categorical(logits=logits).sample()
+            """,
+        ),
     )

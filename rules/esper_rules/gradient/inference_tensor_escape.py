@@ -194,6 +194,54 @@ class InferenceTensorEscape(Rule):
                 """,
             }
         ),
+        Case(
+            """
+            import torch
+            from torch import inference_mode, nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.gru = nn.GRU(4, 8)
+                    self.action_head = nn.Linear(8, 4)
+
+                def act(self, obs, hidden):
+                    with torch.autocast("cpu"), torch.inference_mode():
+                        out, hidden = self.gru(obs, hidden)
+                        return self.action_head(out).argmax(-1), hidden  # <- ESP303
+
+                @torch.inference_mode(True)
+                def predict(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+
+                @inference_mode()
+                def get_action(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+            """,
+            fixed="""
+            import torch
+            from torch import inference_mode, nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.gru = nn.GRU(4, 8)
+                    self.action_head = nn.Linear(8, 4)
+
+                def act(self, obs, hidden):
+                    with torch.autocast("cpu"), torch.no_grad():
+                        out, hidden = self.gru(obs, hidden)
+                        return self.action_head(out).argmax(-1), hidden  # <- ESP303
+
+                @torch.inference_mode(True)
+                def predict(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+
+                @inference_mode()
+                def get_action(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+            """,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     Hit,
@@ -237,4 +238,54 @@ class NegInfMask(Rule):
                 logits = self.action_head(x).where(mask, float("-inf"))  # <- ESP302
                 return Categorical(logits=logits).sample()
         """,
+        Case(
+            """
+            import math
+            import torch
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, -float("inf"))  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = torch.where(mask, self.action_head(x), -math.inf)  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def choose_action(self, x, mask):
+                    logits = self.action_head(x)
+                    logits[~mask] = -torch.inf  # <- ESP302
+                    return Categorical(logits=logits).sample()
+            """,
+            fixed="""
+            import math
+            import torch
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, -1e4)  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = torch.where(mask, self.action_head(x), -1e4)  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def choose_action(self, x, mask):
+                    logits = self.action_head(x)
+                    logits[~mask] = -1e4  # <- ESP302
+                    return Categorical(logits=logits).sample()
+            """,
+        ),
     )

@@ -272,6 +272,50 @@ class MaskRankAsymmetry(Rule):
                 """,
             }
         ),
+        Case(
+            """
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, mask):
+                    'Logits.'
+                    # no check
+                    logits = self.action_head(obs)
+                    return logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs, mask):
+                    if mask.dim() == 2:
+                        mask = mask[:, None, :]  # <- ESP501
+                    return Categorical(logits=self.forward(obs, mask)).sample()
+            """,
+            fixed="""
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, mask):
+                    'Logits.'
+                    if mask.dim() == 2:
+                        mask = mask.unsqueeze(1)
+                    # no check
+                    logits = self.action_head(obs)
+                    return logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs, mask):
+                    if mask.dim() == 2:
+                        mask = mask[:, None, :]  # <- ESP501
+                    return Categorical(logits=self.forward(obs, mask)).sample()
+            """,
+        ),
     )
 
 

@@ -216,6 +216,50 @@ class MaskRankMismatch(Rule):
             """,
             }
         ),
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(
+                    self,
+                    obs,  # [batch, seq, obs_dim]
+                    mask=None,  # [batch, seq, actions]
+                ):
+                    logits = self.action_head(obs)
+                    return logits if mask is None else logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs):
+                    return self.forward(obs, torch.ones(4, 6, dtype=torch.bool)).argmax(-1)  # <- ESP502
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(
+                    self,
+                    obs,  # [batch, seq, obs_dim]
+                    mask=None,  # [batch, seq, actions]
+                ):
+                    if mask is not None and mask.dim() == 2:
+                        mask = mask.unsqueeze(1)
+                    logits = self.action_head(obs)
+                    return logits if mask is None else logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs):
+                    return self.forward(obs, torch.ones(4, 6, dtype=torch.bool)).argmax(-1)  # <- ESP502
+            """,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     Hit,
@@ -144,4 +145,49 @@ class DeadAttribute(Rule):
             def forward(self, x):
                 return self.head(x)
         """,
+        Case(
+            """
+            import math
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n, sizes):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    # why not
+                    self.limit: float = math.log(n) * 2  # a note  # <- ESP401
+                    self.table = torch.zeros(n, 2 * n)  # <- ESP401
+                    self.first, self.second = 1, n * 2  # <- ESP401
+                    self.one = self.two = n * 2  # <- ESP401
+                    if n > 2:
+                        self.half = n / 2  # <- ESP401
+                    self.total = sum(sizes) + 1  # <- ESP401
+                    self.area = n * n; self.side = n * 4  # <- ESP401  # <- ESP401
+                    self.kept = n * 3  # noqa: B018  # <- ESP401
+
+                def forward(self, x):
+                    return self.head(x)
+            """,
+            fixed="""
+            import math
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n, sizes):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    # why not
+                    self.first, self.second = 1, n * 2  # <- ESP401
+                    self.one = self.two = n * 2  # <- ESP401
+                    if n > 2:
+                        pass  # <- ESP401
+                    self.area = n * n; self.side = n * 4  # <- ESP401  # <- ESP401
+                    self.kept = n * 3  # noqa: B018  # <- ESP401
+
+                def forward(self, x):
+                    return self.head(x)
+            """,
+        ),
     )

@@ -308,4 +308,43 @@ class ForgetBiasDoubled(Rule):
                         if name.startswith("bias"):
                             p[h : h * 2] = 1  # <- ESP602
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.lstm = nn.LSTM(8, n)
+                    for name, p in self.lstm.named_parameters():
+                        if "bias" in name:
+                            nn.init.zeros_(p)
+                            p.data[  # <- ESP602
+                                n : 2 * n
+                            ].fill_(1.0)
+                    for names in self.lstm._all_weights:
+                        for bias in [getattr(self.lstm, name) for name in names if name.startswith("bias")]:
+                            bias.data[n : 2 * n].fill_(2.0)  # <- ESP602
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.lstm = nn.LSTM(8, n)
+                    for name, p in self.lstm.named_parameters():
+                        if "bias" in name:
+                            nn.init.zeros_(p)
+                            if "bias_ih" in name:
+                                p.data[  # <- ESP602
+                                n : 2 * n
+                            ].fill_(1.0)
+                    for names in self.lstm._all_weights:
+                        for bias in [getattr(self.lstm, name) for name in names if name.startswith("bias")]:
+                            bias.data[n : 2 * n].fill_(2.0)  # <- ESP602
+            """,
+        ),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import libcst as cst
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     Hit,
@@ -163,6 +164,84 @@ class ImportForDeadCode(Rule):
             def forward(self, x):
                 return self.head(x).detach().numpy().copy()
         """,
+        Case(
+            """
+            from math import pi, sqrt  # <- ESP601
+            import json  # <- ESP601
+            import copy  # noqa: F401  # <- ESP601
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, int(sqrt(n)))
+                    self.tau = pi * n
+
+                def forward(self, x):
+                    return self.head(x)
+                    print(json.dumps(copy.copy(x)))
+            """,
+            fixed="""
+            from math import sqrt  # <- ESP601
+            import json  # <- ESP601
+            import copy  # noqa: F401  # <- ESP601
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, int(sqrt(n)))
+
+                def forward(self, x):
+                    return self.head(x)
+                    print(json.dumps(copy.copy(x)))
+            """,
+        ),
+        Case(
+            """
+            import collections.abc
+            import copy  # noqa: F401  # <- ESP601
+            import json  # <- ESP601
+            import numpy  # <- ESP601
+            from torch import nn
+
+            if True:
+                import re  # <- ESP601
+
+            def _saved(policy, path="best", depth: int = 2) -> None:
+                with open(path) as file:
+                    json.dump(policy, file)
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    self.tau = numpy.pi * n
+                    self.copies = copy.copy(3) * n
+                    self.words = re.split(",", "a,b") * n
+
+                def forward(self, x: collections.abc.Sized):
+                    return self.head(x)
+            """,
+            fixed="""
+            import collections.abc
+            import copy  # noqa: F401  # <- ESP601
+            from torch import nn
+
+            if True:
+                import re  # <- ESP601
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    self.copies = copy.copy(3) * n
+                    self.words = re.split(",", "a,b") * n
+
+                def forward(self, x: collections.abc.Sized):
+                    return self.head(x)
+            """,
+        ),
     )
 
 
