@@ -10,7 +10,7 @@ from typing import Any
 
 from esper_audit.audit import FileResult
 from esper_audit.core.errors import SourceError
-from esper_audit.core.findings import Category, Confidence, Finding, Highlight, Severity, Span
+from esper_audit.core.findings import Category, Confidence, Edit, Finding, Fix, Highlight, Severity, Span
 from esper_audit.core.report import AuditReport, FileReport, NetworkCard, RuleInfo
 from esper_audit.engine import CheckRequest, Plan, audit, prepare
 from esper_audit.semantics.source import Source
@@ -42,12 +42,22 @@ TOY_RULES = {
 }
 
 
-_MARK = re.compile(r"# <- (?P<code>ESP\d+)(?: (?P<confidence>low|medium))?(?: at (?P<file>\S+):(?P<line>\d+))?")
+_MARK = re.compile(
+    r"# <- (?P<code>ESP\d+)(?: (?P<confidence>low|medium))?(?: at (?P<file>\S+):(?P<line>\d+))?"
+    r"(?: (?P<kind>fix|unsafe) \[(?P<text>[^\]]*)\])?"
+)
+
+
+def _fix(mark: re.Match[str], span: Span) -> Fix | None:
+    if mark["kind"] is None:
+        return None
+    return Fix("write another line", mark["kind"] == "fix", (Edit(span, mark["text"]),))
 
 
 class ToyAuditor:
     """`# <- ESP201` is a finding on its line, `# <- ESP201 at other.py:3` one in another file.
 
+    `# <- ESP201 fix [x = 1]` offers to write `x = 1` for the line; `unsafe` in place of `fix` calls it so.
     `class Name(nn.Module)` is a network, `# praise` a highlight, `# crash` an exception, `# broken` no Python.
     """
 
@@ -99,6 +109,7 @@ class ToyAuditor:
                         "mend it",
                         Span(where, at, 1, at, 5),
                         symbol="Net",
+                        fix=_fix(mark, Span(where, at, 1, at, len(line) + 1)),
                     )
                 )
         return FileResult(

@@ -54,8 +54,8 @@ class RuleCase:
         fixes = [finding.fix for finding in findings if finding.fix is not None]
         code, promised = self.rule.code, self.rule.fixable
         if wanted is not None:
-            expected = wanted != sources
-            assert bool(fixes) is expected, f"{self}: expected {'a' if expected else 'no'} fix, got {fixes or 'none'}"
+            some = wanted != sources
+            assert bool(fixes) is some, f"{self}: expected {'a' if some else 'no'} fix, got {fixes or 'none'}"
         for fix in fixes:
             assert promised is not None, f"{self}: {code} offers a fix, but its `fixable` says that it has none"
             assert promised == "safe" or not fix.safe, f"{self}: {code} offers a safe fix, but calls itself unsafe"

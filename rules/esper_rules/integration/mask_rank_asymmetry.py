@@ -316,6 +316,40 @@ class MaskRankAsymmetry(Rule):
                     return Categorical(logits=self.forward(obs, mask)).sample()
             """,
         ),
+        Case(
+            """
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, masks):
+                    return self.action_head(obs).masked_fill(~masks[:, :], -1e4)
+
+                def act(self, obs, masks):
+                    masks = masks.unsqueeze(-2) if masks.dim() == 2 else masks  # <- ESP501
+                    return Categorical(logits=self.forward(obs, masks)).sample()
+            """,
+            fixed="""
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, masks):
+                    return self.action_head(obs).masked_fill(~masks[:, :], -1e4)
+
+                def act(self, obs, masks):
+                    masks = masks.unsqueeze(-2) if masks.dim() == 2 else masks  # <- ESP501
+                    return Categorical(logits=self.forward(obs, masks)).sample()
+            """,
+        ),
     )
 
 
