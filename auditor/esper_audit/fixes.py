@@ -228,7 +228,7 @@ class _Fixing:
             else:
                 middle = len(part) // 2
                 waiting += [part[middle:], part[:middle]]
-        self.fixed += len(accepted)
+        self.fixed += len(report.findings) - len(left.findings)  # one fix may cure two findings
         return left
 
     def _audit(self, contents: Mapping[str, bytes]) -> AuditReport:

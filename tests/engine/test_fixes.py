@@ -60,7 +60,7 @@ def test_fixes_that_overlap_are_not_made_together(bench: Workbench) -> None:
     bench.network("    x = 1  # <- ESP201 fix [    x = 2]  # <- ESP202 fix [    x = 3]\n")
     outcome = mended(bench)
     assert texts(outcome) == {"net.py": "    x = 2\n"}
-    assert outcome.fixed == 1
+    assert outcome.fixed == 2  # one fix has cured both
 
 
 def test_unsafe_fixes_wait_until_they_are_asked_for(bench: Workbench) -> None:
