@@ -10,11 +10,12 @@ import ast
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper_audit.core.errors import SourceError
-from esper_audit.core.findings import Finding, Highlight, Related, Span
+from esper_audit.core.findings import Finding, Fix, Highlight, Related, Span
 from esper_audit.core.report import FileReport, HeadCard, MethodCard, NetworkCard
 from esper_audit.semantics.project import Project, project_root
 
@@ -109,6 +110,11 @@ class Auditor:
             return FileResult(FileReport(shown, "unparsable", error="is nested too deeply to audit"))
         finally:
             sys.setrecursionlimit(limit)
+
+    def hold(self, path: Path, data: bytes) -> None:
+        """Take `data` for the content of a file, whoever looks into it."""
+        project = self._workshop(path).project
+        project.add_source(project.same(path), data)
 
     def cases(self, path: Path) -> list[Case]:
         """The networks of a file that was audited, ready for the court."""
@@ -248,7 +254,6 @@ class _Places:
         self.home = module
         self.display = display
         self._wanted: dict[ModuleModel, set[cst.CSTNode]] = {}
-        self._found: dict[cst.CSTNode, tuple[int, int, int, int]] | None = None
 
     def want_all(self, hits: Iterable[tuple[Rule, Hit]], praises: Iterable[tuple[Rule, Praise]]) -> None:
         """Ask for the places of all nodes that hits and praises name."""
@@ -256,6 +261,8 @@ class _Places:
             self._want(hit.module, hit.node, *([hit.end] if hit.end else []))
             for note in hit.notes:
                 self._want(note.module, note.node)
+            for change in hit.repair.changes if hit.repair else ():
+                self._want(hit.module, *change.nodes)
         for _, praise in praises:
             self._want(praise.module, praise.node)
 
@@ -266,20 +273,30 @@ class _Places:
         """The span of a node; a compound statement is shown by its header line."""
         import libcst as cst
 
-        from esper_audit.semantics.tree import positions
-
-        if self._found is None:
-            self._found = {}
-            for wanted_module, nodes in self._wanted.items():
-                parsed = [(piece.first, piece.tree) for piece in wanted_module.pieces if "tree" in vars(piece)]
-                self._found.update(positions(parsed, nodes))
         home = module or self.home
-        line, column, end_line, end_column = self._found.get(node, (1, 1, 1, 1))
+        line, column, end_line, end_column = self._positions.get(node, (1, 1, 1, 1))
         if isinstance(node, cst.BaseCompoundStatement):
             end_line, end_column = line, len(home.source.lines[line - 1].rstrip()) + 1
-        if end is not None and end in self._found:
-            _, _, end_line, end_column = self._found[end]
+        if end is not None and end in self._positions:
+            _, _, end_line, end_column = self._positions[end]
         return Span(self.display(home.path), line, column, end_line, end_column)
+
+    def fix(self, hit: Hit) -> Fix | None:
+        """The fix that a hit offers, where all its changes can be placed."""
+        if hit.repair is None:
+            return None
+        home = hit.module or self.home
+        return hit.repair.fix(home.source, self.display(home.path), self._positions.get)
+
+    @cached_property
+    def _positions(self) -> dict[cst.CSTNode, tuple[int, int, int, int]]:
+        from esper_audit.semantics.tree import positions
+
+        found: dict[cst.CSTNode, tuple[int, int, int, int]] = {}
+        for wanted_module, nodes in self._wanted.items():
+            parsed = [(piece.first, piece.tree) for piece in wanted_module.pieces if "tree" in vars(piece)]
+            found.update(positions(parsed, nodes))
+        return found
 
 
 def _finding(rule: Rule, hit: Hit, net: NetworkClass, places: _Places) -> Finding:
@@ -295,6 +312,7 @@ def _finding(rule: Rule, hit: Hit, net: NetworkClass, places: _Places) -> Findin
         symbol=hit.symbol or net.name,
         network=f"{places.display(net.module.path)}::{net.name}",
         related=tuple(Related(places.span(note.module, note.node), note.message) for note in hit.notes),
+        fix=places.fix(hit),
     )
 
 

@@ -98,6 +98,7 @@ ColorOption = Annotated[
     Color, typer.Option("--color", help="When to colour; NO_COLOR and FORCE_COLOR are honoured by `auto`.")
 ]
 _WHAT, _WHICH, _HOW, _WHERE = "What to audit", "Which findings", "What to print", "Settings"
+_FIXES = "What to fix"
 ProbeTimeoutOption = Annotated[
     float | None,
     typer.Option(
@@ -189,6 +190,26 @@ def check(
     exit_zero: Annotated[
         bool, typer.Option("--exit-zero", help="Exit with 0 even when something is found.", rich_help_panel=_WHICH)
     ] = False,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Make the safe fixes: behaviour provably stays as it is.", rich_help_panel=_FIXES),
+    ] = False,
+    unsafe_fixes: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-fixes",
+            help="With `--fix` or `--diff`: those, too, that change behaviour.",
+            rich_help_panel=_FIXES,
+        ),
+    ] = False,
+    diff: Annotated[
+        bool,
+        typer.Option(
+            "--diff",
+            help="Write nothing; show what `--fix` would do, and exit with 1 if anything.",
+            rich_help_panel=_FIXES,
+        ),
+    ] = False,
     format: Annotated[Format | None, typer.Option(help="How to report. (default: full)", rich_help_panel=_HOW)] = None,
     output: Annotated[
         list[str] | None,
@@ -259,6 +280,8 @@ def check(
 
     - `cat network.py | esper-audit - --stdin-filename agent/network.py`
 
+    - `esper-audit src --diff` : what `--fix` would change
+
     A finding is silenced where it stands, with its reason: `# esper: ignore[ESP201] runs on the CPU only`
     """
     if baseline == "" or (baseline is not None and no_baseline):
@@ -289,6 +312,9 @@ def check(
         "probe": probe,
         "probe_timeout": probe_timeout,
         "show_refuted": show_refuted,
+        "fix": fix,
+        "unsafe_fixes": unsafe_fixes,
+        "diff": diff,
     }
     # what was not said is left out, so that the defaults stay in CheckRequest
     request = CheckRequest(paths=tuple(paths), **{name: value for name, value in given.items() if value is not None})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -23,7 +25,7 @@ from esper_audit.console import (
     width_of,
     write_file,
 )
-from esper_audit.core.errors import UsageError
+from esper_audit.core.errors import SourceError, UsageError
 from esper_audit.core.findings import Confidence, Severity, Verdict
 from esper_audit.core.report import AuditReport, RuleInfo
 from esper_audit.engine import (
@@ -35,12 +37,14 @@ from esper_audit.engine import (
     current_folder,
     exit_code,
     prepare,
+    read_standard_input,
     settings_for,
 )
 from esper_audit.reporters import FORMATS, RenderOptions, render
 from esper_audit.selection import Selection, names_rules, spelled
 
 if TYPE_CHECKING:
+    from esper_audit import fixes
     from esper_audit.baseline import Baseline
 
 DEFAULT_FORMAT = "full"
@@ -70,26 +74,54 @@ def check(request: CheckRequest) -> int:
 def _check(request: CheckRequest) -> int:
     if request.quiet and request.verbose:
         raise UsageError("-q and -v exclude each other")
+    if request.unsafe_fixes and not (request.fix or request.diff):
+        raise UsageError("--unsafe-fixes says which fixes to make: it needs --fix or --diff")
     shown, outputs = destinations(request)
     plan = prepare(request)
     for problem in plan.problems:
         tell("error", problem)
-    report = _audited(plan)
-    if shown not in _SAYS_FAILURES:
-        for file in report.files:
-            if file.error:
-                place = f"{file.path}:{file.error_line}" if file.error_line else file.path
-                tell("error", f"{place}: {' '.join(file.error.split())}")
-    if not request.quiet:
-        for note in (*report.notes, *_about_baseline(plan, report)):
-            tell("note", note)
-    failed = 0
-    for output in outputs:
-        failed |= _write(output, report, request)
-    failed |= _show(shown, outputs, report, request)
-    if "github" in (shown, *(output.format for output in outputs)):
-        failed |= _step_summary(report)
+    read = functools.cache(read_standard_input)
+    report = _audited(plan, read)
+    if request.fix or request.diff:
+        return _fix(plan, report, shown, outputs, read)
+    _tell(plan, report, failures=shown not in _SAYS_FAILURES)
+    failed = _write_all(plan, shown, outputs, report) | _show(shown, outputs, report, request)
     return failed or exit_code(report, plan)
+
+
+def _fix(
+    plan: Plan,
+    report: AuditReport,
+    shown: str | None,
+    outputs: tuple[Output, ...],
+    read: Callable[[], bytes],
+) -> int:
+    """Make the fixes and report what remains; or show them as a patch, and report to files alone."""
+    from esper_audit import fixes
+
+    request = plan.request
+    outcome = fixes.fix(plan, report, unsafe=request.unsafe_fixes, stdin=read)
+    failed = _deliver_fixes(plan, outcome, read)
+    if request.diff:
+        _tell(plan, report, failures=True)
+        failed |= _write_all(plan, shown, outputs, report)
+        code = exit_code(report, plan)
+        return failed or (code if code > 1 else int(bool(outcome.changes) and not request.exit_zero))
+    report = _audited(plan, read) if plan.probes and outcome.changes else outcome.report
+    _tell(plan, report, failures=shown not in _SAYS_FAILURES)
+    failed |= _write_all(plan, shown, outputs, report)
+    failed |= _show(shown, outputs, report, request, aside=_reads_stdin(plan))
+    return failed or exit_code(report, plan)
+
+
+def _tell(plan: Plan, report: AuditReport, *, failures: bool) -> None:
+    """Notes, and files that could not be audited where the format has no place for them."""
+    for file in report.files if failures else ():
+        if file.error:
+            place = f"{file.path}:{file.error_line}" if file.error_line else file.path
+            tell("error", f"{place}: {' '.join(file.error.split())}")
+    for note in (*report.notes, *_about_baseline(plan, report)) if not plan.request.quiet else ():
+        tell("note", note)
 
 
 def _about_baseline(plan: Plan, report: AuditReport) -> Iterator[str]:
@@ -104,19 +136,66 @@ def _about_baseline(plan: Plan, report: AuditReport) -> Iterator[str]:
         )
 
 
-def _audited(plan: Plan) -> AuditReport:
+def _reads_stdin(plan: Plan) -> bool:
+    return any(target.stdin for target in plan.collection.targets)
+
+
+def _deliver_fixes(plan: Plan, outcome: fixes.Outcome, read: Callable[[], bytes]) -> int:
+    """Write what was fixed, or show it as a patch. What came through standard input goes to standard output, fixed."""
+    from esper_audit import fixes
+
+    failed = 0
+    if plan.request.diff:
+        for change in outcome.changes:
+            failed |= _deliver_bytes(fixes.unified_diff(change), plain=is_terminal(sys.stdout))
+    else:
+        for problem in fixes.write(outcome.changes):
+            tell("error", problem)
+            failed = 3
+        if _reads_stdin(plan):
+            with contextlib.suppress(SourceError):  # nothing was read, and the report says so
+                fixed = [change.after for change in outcome.changes if change.target.stdin]
+                failed |= _deliver_bytes(fixed[0] if fixed else read())
+    if not plan.request.quiet:
+        for note in outcome.notes:
+            tell("note", note)
+        words = fixes.summary(outcome, written=not plan.request.diff)
+        if words:
+            tell("note", words)
+    return failed
+
+
+def _deliver_bytes(data: bytes, *, plain: bool = False) -> int:
+    """Bytes as they are, for a program to read; `plain` spells out what a terminal would obey."""
+
+    def write(sink: TextIO) -> None:
+        if plain:
+            from esper_audit.reporters.escape import visible
+
+            lines = data.decode("utf-8", "backslashreplace").split("\n")[:-1]
+            sink.writelines(visible(line.removesuffix("\r")) + "\n" for line in lines)
+        elif hasattr(sink, "buffer"):
+            sink.flush()
+            sink.buffer.write(data)
+        else:
+            sink.write(data.decode("utf-8", "backslashreplace"))
+
+    return deliver(write)
+
+
+def _audited(plan: Plan, stdin: Callable[[], bytes] = read_standard_input) -> AuditReport:
     if plan.probes:
         import importlib.util
 
         if importlib.util.find_spec("torch") is None:
             raise UsageError("--probe needs torch: pip install 'esper-audit[probe]'")
     if plan.request.quiet or not is_terminal(sys.stderr):
-        return audit(plan)
+        return audit(plan, stdin=stdin)
     from esper_audit.progress import ProgressBar
 
     bar = ProgressBar()
     try:
-        return audit(plan, progress=bar, tell=bar.say)
+        return audit(plan, progress=bar, tell=bar.say, stdin=stdin)
     finally:
         bar.close()
 
@@ -291,21 +370,33 @@ def _folder_of_checkout() -> str:
     return ""
 
 
-def _write(output: Output, report: AuditReport, request: CheckRequest) -> int:
-    options = _options(request, color=False, width=100)
-    try:
-        write_file(output.path, lambda sink: render(output.format, report, sink, options=options))
-    except OSError as error:
-        tell("error", f"cannot write to {output.name!r}: {system_reason(error)}")
-        return 3
-    return 0
+def _write_all(plan: Plan, shown: str | None, outputs: tuple[Output, ...], report: AuditReport) -> int:
+    options = _options(plan.request, color=False, width=100)
+    failed = 0
+    for output in outputs:
+        try:
+            write_file(output.path, functools.partial(render, output.format, report, options=options))
+        except OSError as error:
+            tell("error", f"cannot write to {output.name!r}: {system_reason(error)}")
+            failed = 3
+    if "github" in (shown, *(output.format for output in outputs)):
+        failed |= _step_summary(report)
+    return failed
 
 
-def _show(shown: str | None, outputs: tuple[Output, ...], report: AuditReport, request: CheckRequest) -> int:
+def _show(
+    shown: str | None, outputs: tuple[Output, ...], report: AuditReport, request: CheckRequest, *, aside: bool = False
+) -> int:
+    """The report on standard output, or on standard error (`aside`) when that has taken a fixed source."""
+    sink = sys.stderr if aside else sys.stdout
     if shown is not None:
-        options = _options(request, color=wants_color(request.color, sys.stdout), width=width_of(sys.stdout))
+        options = _options(request, color=wants_color(request.color, sink), width=width_of(sink))
+        if aside:
+            with contextlib.suppress(OSError, ValueError):
+                render(shown, report, sink, options=options)
+            return 0
         return deliver(lambda sink: render(shown, report, sink, options=options))
-    if request.quiet:
+    if request.quiet or aside:
         return 0
     from esper_audit.reporters.words import summary
 
@@ -372,7 +463,7 @@ def page(info: RuleInfo) -> str:
     if info.probe:
         facts.append(f"probe {info.probe}")
     if info.fixable:
-        facts.append("fixable")
+        facts.append(f"fix: {info.fixable}")
     return f"# {info.code} {info.name}\n\n{info.summary.rstrip('.')}. ({', '.join(facts)})\n\n{info.page.strip()}\n"
 
 
@@ -401,7 +492,7 @@ def _list_rules(format: str, config: str | None, color: str, *, isolated: bool) 
         ]
         return deliver_text(json.dumps(rows, indent=2) + "\n")
     cells = [
-        (info.code, info.name, info.severity.value, "fix" if info.fixable else "-", info.probe or "-", info.summary)
+        (info.code, info.name, info.severity.value, info.fixable or "-", info.probe or "-", info.summary)
         for info in infos
     ]
     head = ("code", "name", "severity", "fix", "probe", "summary")

@@ -133,23 +133,31 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
     """Write a text file all at once: who reads it sees the old report or the new one, never half of one."""
     page = io.StringIO()
     write(page)
-    data = page.getvalue().encode("utf-8", "backslashreplace")
+    write_bytes(path, page.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file all at once, with the mode and the owner it had. Raises OSError, and then the old file is there."""
     path = Path(os.path.realpath(path))  # through a link, the file it leads to is replaced, not the link
     try:
-        mode = path.stat().st_mode
+        before = path.stat()
     except OSError:
-        mode = None
-    if mode is not None and not stat.S_ISREG(mode):  # a device or a pipe: there is nothing to replace
+        before = None
+    if before is not None and not stat.S_ISREG(before.st_mode):  # a device or a pipe: there is nothing to replace
         with open(path, "wb") as sink:
             sink.write(data)
         return
     import tempfile
 
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # The prefix does not hold the file's name, which may be as long as the system allows already.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".esper-audit.", suffix=".tmp")
     try:
         with open(handle, "wb") as sink:
             sink.write(data)
-        os.chmod(temporary, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask())
+        if before is not None and hasattr(os, "chown"):
+            with contextlib.suppress(OSError):
+                os.chown(temporary, before.st_uid, before.st_gid)
+        os.chmod(temporary, stat.S_IMODE(before.st_mode) if before is not None else 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -67,6 +67,9 @@ class CheckRequest:
     probe_timeout: float | None = None
     show_refuted: bool = False
     network: str = ""  # of the `probe` command: only the class of this name
+    fix: bool = False
+    unsafe_fixes: bool = False
+    diff: bool = False
     everything: bool = False  # of the `probe` command: experiments that decide no finding, too
 
 
@@ -89,6 +92,9 @@ class AnyAuditor(Protocol):
 
     def cases(self, path: Path) -> list[Case]:
         """The networks of a file that was audited, ready for the court."""
+
+    def hold(self, path: Path, data: bytes) -> None:
+        """Take `data` for the content of a file, whoever looks into it."""
 
 
 RuleLoader = Callable[[Sequence[str]], Mapping[str, AnyRule]]
@@ -286,12 +292,14 @@ def audit(
     progress: Progress | None = None,
     tell: Tell | None = None,
     stdin: Callable[[], bytes] = read_standard_input,
+    overlay: Mapping[Path, bytes] | None = None,
 ) -> AuditReport:
     """Audit every file of the plan. A file that is broken, or breaks a rule, is reported and the run goes on.
 
-    `progress` is called before each file, `tell` with a line of words before each experiment.
+    `progress` is called before each file, `tell` with a line of words before each experiment. `overlay` holds contents
+    that files do not have yet: what a fix would make of them is audited before it is written.
     """
-    run = _Run(plan, auditor, stdin)
+    run = _Run(plan, auditor, stdin, overlay or {})
     targets = plan.collection.targets
     for number, target in enumerate(targets):
         if progress is not None:
@@ -319,6 +327,7 @@ class _Run:
     plan: Plan
     make_auditor: AuditorMaker
     read_stdin: Callable[[], bytes]
+    overlay: Mapping[Path, bytes]
     results: dict[str, _Result] = field(default_factory=dict)
     sources: dict[str, Source | None] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
@@ -334,7 +343,14 @@ class _Run:
     @cached_property
     def auditor(self) -> AnyAuditor:
         rules = [rule for code, rule in self.plan.catalogue.rules.items() if self.selection.enabled(code)]
-        return self.make_auditor(rules, self.display, self.plan.settings.roles)
+        auditor = self.make_auditor(rules, self.display, self.plan.settings.roles)
+        for path, data in self.overlay.items():
+            auditor.hold(path, data)
+        return auditor
+
+    def read(self, path: Path) -> Source:
+        data = self.overlay.get(path)
+        return Source.read(path) if data is None else Source(path, data)
 
     def display(self, path: Path) -> str:
         return display_path(path, self.plan.cwd)
@@ -342,7 +358,7 @@ class _Run:
     def look_at(self, target: Target) -> None:
         """Audit one file, or see that there is nothing in it for us."""
         try:
-            source = Source(target.path, self.read_stdin()) if target.stdin else Source.read(target.path)
+            source = Source(target.path, self.read_stdin()) if target.stdin else self.read(target.path)
         except SourceError as error:
             self.results[target.display] = _unparsable(target, error)
             return
@@ -578,7 +594,7 @@ class _Run:
         """The source of any file the report speaks of."""
         if path not in self.sources:
             try:
-                self.sources[path] = Source.read(self.plan.cwd / path)
+                self.sources[path] = self.read(self.plan.cwd / path)
             except SourceError:
                 self.sources[path] = None
         return self.sources[path]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from esper_audit.config import nearest
 from esper_audit.core.errors import SourceError
-from esper_audit.core.findings import Category, Confidence, Finding, Severity, Span
+from esper_audit.core.findings import Category, Confidence, Edit, Finding, Fix, Severity, Span
 from esper_audit.core.report import RuleInfo
 from esper_audit.selection import spelled
 from esper_audit.semantics.source import Source
@@ -30,18 +30,24 @@ _DIRECTIVE = re.compile(
 )
 _CODES = re.compile(r"\s*\[(?P<codes>[^\[\]]*)\](?P<reason>.*)", re.DOTALL)
 _NEXT_COMMENT = re.compile(r"\s#\s")
+_COOKIE = re.compile(r"coding[:=]")
 _FAMILY = re.compile(r"(ALL|[A-Z]+\d*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """One comment: the codes or names it gives, why, where it stands and which lines it covers (None: the file)."""
+    """One comment: the codes or names it gives, why, where it stands and which lines it covers (None: the file).
+
+    `whole` is what goes when all of it goes, `brackets` what stands between its brackets.
+    """
 
     codes: tuple[str, ...]
     reason: str
     span: Span
     first_line: int | None
     last_line: int = 0
+    whole: Span | None = None
+    brackets: Span | None = None
 
     def covers(self, line: int) -> bool:
         """Whether a finding that begins on `line` is meant."""
@@ -136,12 +142,33 @@ def read_comments(source: Source, path: str) -> Comments:
             read = _directive(match["word"], token.string[match.end() : stop], span, indented=indented)
             if isinstance(read, Malformed):
                 malformed.append(read)
-            elif read.first_line is None:
-                suppressions.append(read)
-            else:
+                continue
+            bracket = column + token.string.index("[", match.end()) + 2
+            close = column + token.string.index("]", match.end()) + 1
+            read = replace(
+                read,
+                whole=_whole(token, match.start(), stop, source.lines, path),
+                brackets=Span(path, row, bracket, row, close),
+            )
+            if read.first_line is not None:
                 first, last = _lines(scan.logical, number, row)
-                suppressions.append(replace(read, first_line=first, last_line=last))
+                read = replace(read, first_line=first, last_line=last)
+            suppressions.append(read)
     return Comments(tuple(suppressions), tuple(malformed))
+
+
+def _whole(token: tokenize.TokenInfo, start: int, stop: int, lines: Sequence[str], path: str) -> Span | None:
+    """What goes with a directive: its line, the end of its line, or its part of a comment that holds more."""
+    (row, column), text = token.start, token.string
+    if row <= 2 and _COOKIE.search(text):
+        return None
+    if stop < len(text.rstrip()):  # another comment follows in the same one
+        stop += len(text[stop:]) - len(text[stop:].lstrip())
+        return Span(path, row, column + start + 1, row, column + stop + 1)
+    before = (lines[row - 1][:column] + text[:start]).rstrip()
+    if not before and row < len(lines):
+        return Span(path, row, 1, row + 1, 1)
+    return Span(path, row, len(before) + 1, row, column + len(text) + 1)
 
 
 def _lines(logical: Sequence[_Logical], number: int, row: int) -> tuple[int, int]:
@@ -260,7 +287,16 @@ def _judge(
         elif (suppression, word) not in used and judged(path, code):
             what = "file" if suppression.first_line is None else "line"
             rest = "delete the comment" if len(suppression.codes) == 1 else f"take {word} out of the brackets"
-            yield _finding(UNUSED, suppression.span, f"nothing on this {what} raises {code} ({known[code]})", rest)
+            found = _finding(UNUSED, suppression.span, f"nothing on this {what} raises {code} ({known[code]})", rest)
+            yield replace(found, fix=_without(suppression, word))
+
+
+def _without(suppression: Suppression, word: str) -> Fix | None:
+    """The comment without a word, or no comment when it was the only one. A comment changes nothing when it goes."""
+    others = [code for code in suppression.codes if code != word]
+    if others and suppression.brackets is not None:
+        return Fix(f"take {word} out of the brackets", True, (Edit(suppression.brackets, ", ".join(others)),))
+    return Fix("delete the comment", True, (Edit(suppression.whole, ""),)) if suppression.whole is not None else None
 
 
 def _unknown(suppression: Suppression, word: str, known: Mapping[str, str]) -> Finding:
@@ -284,7 +320,7 @@ def _finding(rule: RuleInfo, span: Span, message: str, help: str) -> Finding:
 
 
 def _info(code: str, name: str, summary: str, severity: Severity, page: str) -> RuleInfo:
-    return RuleInfo(code, name, summary, Category.QUALITY, severity, None, False, page)
+    return RuleInfo(code, name, summary, Category.QUALITY, severity, None, "safe" if code == "ESP901" else None, page)
 
 
 # The severities: what is left over harms nobody, so it does not fail a run by default. A comment whose author believes
@@ -315,6 +351,10 @@ logits = logits.masked_fill(~mask, -1e4)  # esper: ignore[ESP201] measured, see 
 ```python
 logits = logits.masked_fill(~mask, -1e4)
 ```
+
+## Fix
+
+Safe: the comment goes, or the code is taken out of its brackets when others are left. Other comments on the line stay.
 
 ## When it stays silent
 

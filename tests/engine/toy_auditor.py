@@ -10,7 +10,7 @@ from typing import Any
 
 from esper_audit.audit import FileResult
 from esper_audit.core.errors import SourceError
-from esper_audit.core.findings import Category, Confidence, Finding, Highlight, Severity, Span
+from esper_audit.core.findings import Category, Confidence, Edit, Finding, Fix, Highlight, Severity, Span
 from esper_audit.core.report import AuditReport, FileReport, NetworkCard, RuleInfo
 from esper_audit.engine import CheckRequest, Plan, audit, prepare
 from esper_audit.semantics.source import Source
@@ -27,7 +27,7 @@ class ToyRule:
 
     def info(self) -> RuleInfo:
         return RuleInfo(
-            self.code, self.name, self.name, self.category, self.severity, None, False, "## What it does\n\nNo."
+            self.code, self.name, self.name, self.category, self.severity, None, None, "## What it does\n\nNo."
         )
 
 
@@ -42,12 +42,22 @@ TOY_RULES = {
 }
 
 
-_MARK = re.compile(r"# <- (?P<code>ESP\d+)(?: (?P<confidence>low|medium))?(?: at (?P<file>\S+):(?P<line>\d+))?")
+_MARK = re.compile(
+    r"# <- (?P<code>ESP\d+)(?: (?P<confidence>low|medium))?(?: at (?P<file>\S+):(?P<line>\d+))?"
+    r"(?: (?P<kind>fix|unsafe) \[(?P<text>[^\]]*)\])?"
+)
+
+
+def _fix(mark: re.Match[str], span: Span) -> Fix | None:
+    if mark["kind"] is None:
+        return None
+    return Fix("write another line", mark["kind"] == "fix", (Edit(span, mark["text"]),))
 
 
 class ToyAuditor:
     """`# <- ESP201` is a finding on its line, `# <- ESP201 at other.py:3` one in another file.
 
+    `# <- ESP201 fix [x = 1]` offers to write `x = 1` for the line; `unsafe` in place of `fix` calls it so.
     `class Name(nn.Module)` is a network, `# praise` a highlight, `# crash` an exception, `# broken` no Python.
     """
 
@@ -55,11 +65,16 @@ class ToyAuditor:
         self.rules = {rule.code: rule for rule in rules}
         self.display = display
         self.roles = roles
+        self.held: dict[Path, bytes] = {}
 
     def cases(self, path: Path) -> list[Any]:
         raise NotImplementedError(f"nothing is put on trial here: {path}")
 
+    def hold(self, path: Path, data: bytes) -> None:
+        self.held[path] = data
+
     def audit_file(self, path: Path, data: bytes | None = None) -> FileResult:
+        data = self.held.get(path, data)
         source = Source.read(path) if data is None else Source(path, data)
         name = self.display(path)
         if "# crash" in source.text:
@@ -94,6 +109,7 @@ class ToyAuditor:
                         "mend it",
                         Span(where, at, 1, at, 5),
                         symbol="Net",
+                        fix=_fix(mark, Span(where, at, 1, at, len(line) + 1)),
                     )
                 )
         return FileResult(

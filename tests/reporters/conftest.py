@@ -174,7 +174,16 @@ def at(path: str, line_has: str, text: str, *, last_line_has: str = "", last_tex
 
 def _rules() -> tuple[RuleInfo, ...]:
     def rule(code: str, name: str, category: Category, severity: Severity, probe: str = "", page: str = "") -> RuleInfo:
-        return RuleInfo(code, name, name.replace("-", " "), category, severity, probe or None, code == "ESP201", page)
+        return RuleInfo(
+            code,
+            name,
+            name.replace("-", " "),
+            category,
+            severity,
+            probe or None,
+            "safe" if code == "ESP201" else None,
+            page,
+        )
 
     return (
         rule("ESP101", "compile-inside-network", Category.COMPILE, Severity.INFO),

@@ -8,7 +8,7 @@ import pytest
 
 from esper_audit.rulekit.harness import RuleCase, cases_of, todos_of
 from esper_audit.rulekit.registry import load_rules
-from esper_audit.rulekit.rule import PAGE_SECTIONS, Rule
+from esper_audit.rulekit.rule import PAGE_SECTIONS, Case, Rule
 
 RULES = [type(rule) for rule in load_rules().values()]
 
@@ -41,3 +41,11 @@ def test_a_rule_lives_in_a_file_of_its_own_name(rule: type[Rule]) -> None:
     family, stem = rule.__module__.split(".")[1:]
     assert family == rule.category.value
     assert rule.name.replace("-", "_").startswith(stem) or stem == rule.name.replace("-", "_")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_a_rule_with_fixes_shows_one_and_says_on_its_page_what_it_changes(rule: type[Rule]) -> None:
+    shown = any(isinstance(case, Case) and case.fixed is not None for case in rule.INVALID)
+    assert shown is (rule.fixable is not None)
+    said = rule.section("Fix").partition(":")[0].lower()
+    assert said == (rule.fixable or "")

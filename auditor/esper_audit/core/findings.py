@@ -121,15 +121,24 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A cure the tool can apply. `safe` means that behaviour provably stays as it is."""
+    """A cure the tool can apply, in the file of its finding.
+
+    `safe` means that behaviour provably stays as it is; `why` says what changes otherwise.
+    """
 
     title: str
     safe: bool
     edits: tuple[Edit, ...] = ()
+    why: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """`safe`, `title` and the edits."""
-        return {"safe": self.safe, "title": self.title, "edits": [edit.to_json() for edit in self.edits]}
+        """`safe`, `title`, `why` and the edits."""
+        return {
+            "safe": self.safe,
+            "title": self.title,
+            "why": self.why,
+            "edits": [edit.to_json() for edit in self.edits],
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class RuleInfo:
     category: Category
     severity: Severity
     probe: str | None
-    fixable: bool
+    fixable: str | None  # safe, unsafe, or None: the best that its fixes can be
     page: str
     confidence: Confidence = Confidence.HIGH
 

@@ -20,7 +20,7 @@ def own_rules() -> tuple[RuleInfo, ...]:
             category=probe.category,
             severity=probe.severity,
             probe=probe.id,
-            fixable=False,
+            fixable=None,
             page=page_of(probe),
         )
         for probe in probes().values()

@@ -142,7 +142,8 @@ def _recommendation(finding: Finding, instead: str) -> Iterator[str]:
         yield code_blocks(instead)
     if finding.fix:
         kind = "a safe fix (`--fix`)" if finding.fix.safe else "a fix that changes behaviour (`--fix --unsafe-fixes`)"
-        yield f"The tool offers {kind}: {inline(finding.fix.title)}"
+        why = f"; {inline(finding.fix.why)}" if finding.fix.why else ""
+        yield f"The tool offers {kind}: {inline(finding.fix.title)}{why}"
 
 
 def _plain(text: str) -> str:

@@ -192,6 +192,8 @@ def _notes(finding: Finding, report: AuditReport, state: str) -> Iterator[tuple[
         yield "help", _without_fences(finding.help), "help"
     if finding.fix:
         flags = "safe: --fix" if finding.fix.safe else "changes behaviour: --fix --unsafe-fixes"
+        if finding.fix.why:
+            flags = f"--fix --unsafe-fixes: {finding.fix.why}"
         yield "fix", f"{finding.fix.title} ({flags})", "help"
     if finding.verdict is not Verdict.UNTESTED:
         yield _probe_label(finding, report), _verdict(finding), finding.verdict.value

@@ -4,7 +4,11 @@ A rule file begins with `from esper_audit.rulekit import ...` and needs nothing 
 """
 
 from esper_audit.core.findings import Category, Confidence, Severity
+from esper_audit.rulekit.dead import without_attribute, without_import
+from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
+from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
+from esper_audit.rulekit.weights import like_the_weight
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -28,13 +32,18 @@ __all__ = [
     "Category",
     "ClassModel",
     "Confidence",
+    "Cut",
+    "Delete",
     "Event",
     "ForgetBiasWrite",
     "Frame",
     "FreshState",
     "Function",
+    "Guard",
     "Head",
     "Hit",
+    "Insert",
+    "InsertLines",
     "Made",
     "MaskMark",
     "MaskStep",
@@ -42,9 +51,12 @@ __all__ = [
     "NetworkClass",
     "Note",
     "Praise",
+    "Repair",
+    "Replace",
     "Rule",
     "Severity",
     "Val",
+    "axis_of_lift",
     "buffer_fields",
     "dead_attributes",
     "dead_regions",
@@ -55,8 +67,13 @@ __all__ = [
     "fresh_hidden_states",
     "gradient_free_block",
     "leaves",
+    "lifted_in",
+    "like_the_weight",
     "literal_number",
     "literal_string",
     "masked_logits",
+    "other_constant",
     "tensor_role",
+    "without_attribute",
+    "without_import",
 ]

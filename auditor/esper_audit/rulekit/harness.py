@@ -5,15 +5,19 @@ With pytest: `pytest.mark.parametrize("case", cases_of(MyRule), ids=str)` and `c
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from esper_audit.audit import Auditor
+from esper_audit.core.edits import apply, compatible
 from esper_audit.core.findings import Finding, Highlight
 from esper_audit.rulekit.rule import Case, Rule
 
+_ROUNDS = 10
+_ANY_MARK = re.compile(r"([ \t]*#\s*<-\s*[A-Z]+\d+[ \t]*)+$", re.MULTILINE)
 _MARK = re.compile(r"#\s*<-\s*([A-Z]+\d+)")
 _FILE = re.compile(r"^# --- (\S+\.py)\n", re.MULTILINE)
 
@@ -42,6 +46,33 @@ class RuleCase:
         assert found == wanted, f"{self}: expected findings at {wanted}, got {got}"
         if self.case.praised:
             assert highlights, f"{self}: expected praise, got none"
+        self._check_fixes(sources, findings, folder)
+
+    def _check_fixes(self, sources: dict[str, str], findings: list[Finding], folder: Path) -> None:
+        """Make all fixes, round by round: each file parses, what was fixed is silent, and `fixed` is what comes out."""
+        wanted = self.case.fixed_sources()
+        fixes = [finding.fix for finding in findings if finding.fix is not None]
+        code, promised = self.rule.code, self.rule.fixable
+        if wanted is not None:
+            some = wanted != sources
+            assert bool(fixes) is some, f"{self}: expected {'a' if some else 'no'} fix, got {fixes or 'none'}"
+        for fix in fixes:
+            assert promised is not None, f"{self}: {code} offers a fix, but its `fixable` says that it has none"
+            assert promised == "safe" or not fix.safe, f"{self}: {code} offers a safe fix, but calls itself unsafe"
+            assert fix.safe or fix.why, f"{self}: an unsafe fix must say why"
+        for _ in range(_ROUNDS):
+            mended = mended_once(sources, findings)
+            if mended == sources:
+                break
+            for name, source in mended.items():
+                assert _parses(source), f"{self}: {name} does not parse once it is fixed:\n{source}"
+            before, (findings, _) = findings, audit_sources(self.rule, mended, folder)
+            sources = mended
+            assert len(findings) < len(before), f"{self}: a fix leaves as many findings as there were: {findings}"
+        if wanted is not None:
+            got, expected = _unmarked(sources), _unmarked(wanted)
+            for name, source in expected.items():
+                assert got[name] == source, f"{self}: {name} is fixed to\n{got[name]}\nand expected was\n{source}"
 
 
 def cases_of(rule: type[Rule]) -> Iterator[RuleCase]:
@@ -79,6 +110,29 @@ def marked_lines(sources: dict[str, str], code: str) -> Iterator[tuple[str, int]
             for match in _MARK.finditer(line):
                 if match.group(1) == code:
                     yield name, number
+
+
+def mended_once(sources: dict[str, str], findings: list[Finding]) -> dict[str, str]:
+    """The sources with one round of fixes, unsafe ones too: those that do not overlap."""
+    mended = {}
+    for name, source in sources.items():
+        data = source.encode()
+        groups = [f.fix.edits for f in findings if f.fix is not None and f.span.path == name]
+        edits = [edit for number in compatible(data, groups) for edit in groups[number]]
+        mended[name] = apply(data, edits).decode()
+    return mended
+
+
+def _parses(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _unmarked(sources: dict[str, str]) -> dict[str, str]:
+    return {name: _ANY_MARK.sub("", source) for name, source in sources.items()}
 
 
 def audit_sources(rule: type[Rule], sources: dict[str, str], folder: Path) -> tuple[list[Finding], list[Highlight]]:

@@ -45,7 +45,7 @@ def page(info: RuleInfo, rule: Any) -> str:
         "severity": info.severity.value,
         "confidence": confidence.value,
         "category": info.category.value,
-        "fixable": "yes" if info.fixable else "no",
+        "fix": info.fixable or "none",
         "probe": f"`{info.probe}`" if info.probe else "none",
     }
     lines = [

@@ -6,13 +6,14 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import libcst as cst
 
 from esper_audit.core.errors import ConfigError
 from esper_audit.core.findings import Category, Confidence, Severity
 from esper_audit.core.report import RuleInfo
+from esper_audit.rulekit.repair import Repair
 from esper_audit.semantics.model import ModuleModel
 from esper_audit.semantics.network import NetworkClass
 
@@ -41,6 +42,7 @@ class Hit:
     symbol: str = ""
     notes: tuple[Note, ...] = ()
     end: cst.CSTNode | None = None
+    repair: Repair | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +59,26 @@ class Praise:
 class Case:
     """A small project that a rule must convict (lines marked `# <- CODE`) or leave alone.
 
-    `files` maps names to sources; a single string is a file called network.py. `todo` marks a known miss.
+    `files` maps names to sources; a single string is a file called network.py. `todo` marks a known miss. `fixed` is
+    what the files look like when all fixes of the rule, unsafe ones too, have been made; marks are not compared.
     """
 
     files: str | dict[str, str]
     todo: bool = False
     praised: bool = False
     target: str = "network.py"
+    fixed: str | dict[str, str] | None = None
 
     def sources(self) -> dict[str, str]:
         """File name to dedented source."""
-        files = {self.target: self.files} if isinstance(self.files, str) else self.files
+        return self._written(self.files)
+
+    def fixed_sources(self) -> dict[str, str] | None:
+        """The same for `fixed`; files that stay as they are may be left out."""
+        return None if self.fixed is None else {**self.sources(), **self._written(self.fixed)}
+
+    def _written(self, files: str | dict[str, str]) -> dict[str, str]:
+        files = {self.target: files} if isinstance(files, str) else files
         return {name: inspect.cleandoc(source) + "\n" for name, source in files.items()}
 
 
@@ -81,6 +92,7 @@ class Rule:
     severity: ClassVar[Severity]
     confidence: ClassVar[Confidence] = Confidence.HIGH
     probe: ClassVar[str | None] = None
+    fixable: ClassVar[Literal["safe", "unsafe"] | None] = None  # the best that its fixes can be
     help: ClassVar[str]
     VALID: ClassVar[Sequence[Case | str]] = ()
     INVALID: ClassVar[Sequence[Case | str]] = ()
@@ -119,7 +131,7 @@ class Rule:
             category=self.category,
             severity=self.severity,
             probe=self.probe,
-            fixable=False,
+            fixable=self.fixable,
             page=self.page(),
             confidence=self.confidence,
         )

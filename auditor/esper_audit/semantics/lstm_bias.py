@@ -10,7 +10,7 @@ import libcst as cst
 
 from esper_audit.semantics.model import ModuleModel
 from esper_audit.semantics.network import NetworkClass
-from esper_audit.semantics.tree import Walk, descendants, find, literal_number
+from esper_audit.semantics.tree import Walk, descendants, dotted, find, literal_number
 
 Parents = dict[cst.CSTNode, cst.CSTNode]
 
@@ -24,6 +24,7 @@ class ForgetBiasWrite:
     value: float | None
     symbol: str
     layer: str = ""  # what stands before `.bias_ih`, to tell two layers apart
+    parameter_name: str = ""  # in a loop over the parameters, the variable that holds the name of the one written to
 
 
 def forget_bias_writes(net: NetworkClass, module: ModuleModel) -> Iterator[ForgetBiasWrite]:
@@ -42,13 +43,48 @@ def _writes_in(module: ModuleModel, scope: cst.FunctionDef, symbol: str) -> Iter
     for call in find(scope, cst.Call):
         subject, value = _filled(call)
         if isinstance(subject, cst.Subscript) and _is_forget_slice(module, parents, subject):
-            yield ForgetBiasWrite(call, _which_bias(module, parents, subject), value, symbol, _layer(module, subject))
+            yield _write(module, parents, call, subject, value=value, symbol=symbol)
     for assign in find(scope, cst.Assign):
         target = assign.targets[0].target
         if isinstance(target, cst.Subscript) and _is_forget_slice(module, parents, target):
-            yield ForgetBiasWrite(
-                assign, _which_bias(module, parents, target), _number(assign.value), symbol, _layer(module, target)
-            )
+            yield _write(module, parents, assign, target, value=_number(assign.value), symbol=symbol)
+
+
+def _write(
+    module: ModuleModel,
+    parents: Parents,
+    node: cst.CSTNode,
+    subject: cst.Subscript,
+    *,
+    value: float | None,
+    symbol: str,
+) -> ForgetBiasWrite:
+    return ForgetBiasWrite(
+        node,
+        _which_bias(module, parents, subject),
+        value,
+        symbol,
+        _layer(module, subject),
+        _parameter_name(module, parents, subject),
+    )
+
+
+def _parameter_name(module: ModuleModel, parents: Parents, subject: cst.Subscript) -> str:
+    """`name` in `for name, p in lstm.named_parameters()`, or where `getattr(lstm, name)` gets what is written to."""
+    loop = _enclosing(parents, subject, cst.For)
+    if not isinstance(loop, cst.For):
+        return ""
+    if isinstance(loop.target, cst.Tuple) and len(loop.target.elements) == 2:
+        name, parameter = (dotted(element.value) for element in loop.target.elements)
+        over = module.code(loop.iter)
+        written = module.code(subject).split(".")[0].split("[")[0]
+        return name if over.endswith(".named_parameters()") and written == parameter else ""
+    name = dotted(loop.target)
+    gets = any(
+        dotted(call.func) == "getattr" and len(call.args) == 2 and dotted(call.args[1].value) == name
+        for call in find(loop.body, cst.Call)
+    )
+    return name if gets and name else ""
 
 
 def _layer(module: ModuleModel, subject: cst.Subscript) -> str:

@@ -16,6 +16,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     fresh_hidden_states,
+    like_the_weight,
 )
 from esper_audit.semantics.roles import INITIAL_STATE
 
@@ -65,6 +66,12 @@ class HiddenWithoutDevice(Rule):
             return self.gru(obs, hidden)
     ```
 
+    ## Fix
+    Safe: `device=` of the recurrent layer's weight, `torch.zeros(..., device=self.gru.weight_hh_l0.device)`. A network
+    on the CPU gets what it had; with any other the state could not be fed to the layer. Offered where the class's own
+    constructor makes just one recurrent layer, under all circumstances, and does not ask for the state before. Unsafe
+    where an ancestor was not read, or a hidden state goes to NumPy without `.cpu()`.
+
     ## Evidence
     The meta device shows it without a GPU: on torch 2.13.0 a network on `meta` raises for a state on the CPU. Reports:
     Lightning-AI/pytorch-lightning#3738, pytorch/pytorch#52186, ndrplz/ConvLSTM_pytorch#10.
@@ -80,6 +87,7 @@ class HiddenWithoutDevice(Rule):
     severity = Severity.HIGH
     confidence = Confidence.HIGH
     probe = "hidden-device"
+    fixable = "safe"
     help = "take dtype and device from a parameter: `weight.new_zeros(...)`, or `device=obs.device`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -91,6 +99,7 @@ class HiddenWithoutDevice(Rule):
                 f"{state.use} stays on the CPU when the network moves",
                 module=state.made.module,
                 symbol=state.symbol,
+                repair=like_the_weight(net, state, "device"),
             )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
@@ -158,6 +167,38 @@ class HiddenWithoutDevice(Rule):
                     h = torch.zeros(x.size(0), 8, dtype=x.dtype)  # <- ESP202
                 return self.cell(x, h)
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.core = nn.LSTM(4, n, dtype=torch.float64)
+
+                def forward(self, x, state=None):
+                    if state is None:
+                        h = torch.zeros(1, 2, 8, dtype=x.dtype)  # <- ESP202
+                        state = (h, h)
+                    return self.core(x, state)
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.core = nn.LSTM(4, n, dtype=torch.float64)
+
+                def forward(self, x, state=None):
+                    if state is None:
+                        h = torch.zeros(1, 2, 8, dtype=x.dtype, device=self.core.weight_hh_l0.device)  # <- ESP202
+                        state = (h, h)
+                    return self.core(x, state)
+            """,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     Hit,
@@ -13,6 +14,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     fresh_hidden_states,
+    like_the_weight,
 )
 
 
@@ -70,6 +72,12 @@ class HiddenWithoutDtype(Rule):
             return self.action_head(out), hidden
     ```
 
+    ## Fix
+    Safe: `dtype=` of the recurrent layer's weight, `torch.zeros(..., dtype=self.lstm.weight_hh_l0.dtype)`. A float32
+    network gets what it had; with any other the state could not be fed to the layer. Offered where the class's own
+    constructor makes just one recurrent layer, under all circumstances, and does not ask for the state before. Unsafe
+    where an ancestor was not read, or a hidden state goes to NumPy without `.cpu()`.
+
     ## Evidence
     On torch 2.13.0 (CPU), an `nn.LSTM` in bfloat16, half or double raises for a float32 state; a float32 one under
     bfloat16 autocast does not. Reports of the error: pytorch/pytorch#45048, keras-team/keras#15140,
@@ -86,6 +94,7 @@ class HiddenWithoutDtype(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.HIGH
     probe = "hidden-dtype"
+    fixable = "safe"
     help = "take dtype and device from a parameter: `weight.new_zeros(...)`, or `dtype=weight.dtype`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -97,6 +106,7 @@ class HiddenWithoutDtype(Rule):
                 f"{state.use} is float32 whatever the parameters are",
                 module=state.made.module,
                 symbol=state.symbol,
+                repair=like_the_weight(net, state, "dtype"),
             )
 
     VALID = (
@@ -208,4 +218,162 @@ class HiddenWithoutDtype(Rule):
                 self.hidden = self.cell(x, self.hidden)
                 return self.hidden[0]
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.gru = nn.GRU(4, n)
+
+                def init_hidden(self, batch, device):
+                    return torch.zeros(  # <- ESP201
+                        1, batch, (self.gru.hidden_size), device=device,  # one layer
+                    )
+
+                def forward(this, x, h=None):
+                    if h is None:
+                        h = torch.randn(1, 2, 8, device=x.device)  # <- ESP201
+                    return this.gru(x, h)
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.gru = nn.GRU(4, n)
+
+                def init_hidden(self, batch, device):
+                    return torch.zeros(  # <- ESP201
+                        1, batch, (self.gru.hidden_size), device=device, dtype=self.gru.weight_hh_l0.dtype,  # one layer
+                    )
+
+                def forward(this, x, h=None):
+                    if h is None:
+                        h = torch.randn(1, 2, 8, device=x.device, dtype=this.gru.weight_hh_l0.dtype)  # <- ESP201
+                    return this.gru(x, h)
+            """,
+        ),
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            def blank(n):
+                return torch.zeros(1, 1, n, device="cuda")  # <- ESP201
+
+            class Early(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.reset("cpu")
+                    self.gru = nn.GRU(4, n)
+
+                def reset(self, device):
+                    self.hidden = torch.zeros(1, 1, 8, device=device)  # <- ESP201
+
+                def forward(self, x):
+                    out, self.hidden = self.gru(x, self.hidden)
+                    return out
+
+            class Maybe(nn.Module):
+                def __init__(self, n, recurrent):
+                    super().__init__()
+                    self.n = n
+                    if recurrent:
+                        self.core = nn.GRU(4, n)
+
+                def init_hidden(self, device):
+                    return torch.zeros(1, 1, self.n, device=device)  # <- ESP201
+
+                def forward(self, x, h):
+                    return self.core(x, h)
+
+            class Two(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.actor = nn.GRU(4, n)
+                    self.critic = nn.GRU(4, n)
+
+                def init_hidden(self, device):
+                    return torch.zeros(1, 1, 8, device=device)  # <- ESP201
+
+                def forward(self, x, h):
+                    return self.actor(x, h), self.critic(x, blank(8))
+
+            class Sized(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.cell = nn.GRUCell(4, n)
+
+                @staticmethod
+                def init_hidden(n, device):
+                    return torch.zeros(1, n, device=device)  # <- ESP201
+
+                def forward(self, x, h=None):
+                    h = torch.full((1, 8), 0.0, device=x.device) if h is None else h  # <- ESP201
+                    return self.cell(x, h)
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            def blank(n):
+                return torch.zeros(1, 1, n, device="cuda")  # <- ESP201
+
+            class Early(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.reset("cpu")
+                    self.gru = nn.GRU(4, n)
+
+                def reset(self, device):
+                    self.hidden = torch.zeros(1, 1, 8, device=device)  # <- ESP201
+
+                def forward(self, x):
+                    out, self.hidden = self.gru(x, self.hidden)
+                    return out
+
+            class Maybe(nn.Module):
+                def __init__(self, n, recurrent):
+                    super().__init__()
+                    self.n = n
+                    if recurrent:
+                        self.core = nn.GRU(4, n)
+
+                def init_hidden(self, device):
+                    return torch.zeros(1, 1, self.n, device=device)  # <- ESP201
+
+                def forward(self, x, h):
+                    return self.core(x, h)
+
+            class Two(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.actor = nn.GRU(4, n)
+                    self.critic = nn.GRU(4, n)
+
+                def init_hidden(self, device):
+                    return torch.zeros(1, 1, 8, device=device)  # <- ESP201
+
+                def forward(self, x, h):
+                    return self.actor(x, h), self.critic(x, blank(8))
+
+            class Sized(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.cell = nn.GRUCell(4, n)
+
+                @staticmethod
+                def init_hidden(n, device):
+                    return torch.zeros(1, n, device=device)  # <- ESP201
+
+                def forward(self, x, h=None):
+                    h = torch.full((1, 8), 0.0, device=x.device) if h is None else h  # <- ESP201
+                    return self.cell(x, h)
+            """,
+        ),
     )

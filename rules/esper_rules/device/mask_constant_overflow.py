@@ -15,6 +15,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     masked_logits,
+    other_constant,
 )
 
 _WIDE = ("float32", "float64", "bfloat16")  # bfloat16 has the exponents of float32
@@ -63,6 +64,10 @@ class MaskConstantOverflow(Rule):
             return Categorical(logits=logits).sample()
     ```
 
+    ## Fix
+    Unsafe: `-1e4` in place of the constant, where that stands in the masking step itself. Valid logits below about -1e4
+    would fall among the masked ones. It is not `finfo.min`: that becomes -inf when it is added twice (ESP302).
+
     ## Evidence
     On torch 2.13.0, `x.half().masked_fill(m, -1e9)` raises, `torch.where(m, x.half(), -1e9)` gives -inf, and -1e4
     passes. Reports: NVIDIA/apex#1052 and #1105, pytorch/pytorch#6292.
@@ -78,6 +83,7 @@ class MaskConstantOverflow(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "mask-dtype"
+    fixable = "unsafe"
     help = "use a constant that half precision holds, such as -1e4, or cast the logits with `.float()` before masking"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -98,6 +104,7 @@ class MaskConstantOverflow(Rule):
                 symbol=step.event.function.qualified,
                 severity=Severity.HIGH if net.half_precision else None,
                 confidence=None if net.half_precision else Confidence.MEDIUM,
+                repair=other_constant(step.event, known, "a valid logit below about -1e4 would fall among the masked"),
             )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
@@ -243,4 +250,40 @@ class MaskConstantOverflow(Rule):
                 same = logits.to(torch.promote_types(logits.dtype, torch.float16))
                 return Categorical(logits=same.masked_fill(~mask, -1e9)).log_prob(action)  # <- ESP203
         """,
+        Case(
+            """
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, value=-1e9)  # <- ESP203
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = self.action_head(x) + (1 - mask) * -1_000_000  # <- ESP203
+                    return Categorical(logits=logits).sample()
+            """,
+            fixed="""
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, value=-1e4)  # <- ESP203
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = self.action_head(x) + (1 - mask) * -1e4  # <- ESP203
+                    return Categorical(logits=logits).sample()
+            """,
+        ),
     )

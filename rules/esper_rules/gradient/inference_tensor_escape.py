@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import libcst as cst
+
 from esper_audit.rulekit import (
     ACT,
     Case,
     Category,
     Confidence,
+    Function,
     Hit,
     ModuleModel,
     NetworkClass,
     Note,
+    Repair,
+    Replace,
     Rule,
     Severity,
+    dotted,
+    find,
     gradient_free_block,
     leaves,
 )
@@ -72,6 +79,10 @@ class InferenceTensorEscape(Rule):
                 return action, new_hidden
     ```
 
+    ## Fix
+    Unsafe: `torch.no_grad()` in place of the method's one `torch.inference_mode()`. Tensors made there are plain ones
+    then: autograd refuses them nowhere, and they cost a little more.
+
     ## Evidence
     On torch 2.13.0, an LSTM called with a hidden state from inference mode raises in training, and so does
     `Categorical.log_prob` of an action from it; old log-probs that are only subtracted do not. Reports:
@@ -88,6 +99,7 @@ class InferenceTensorEscape(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.MEDIUM
     probe = "inference-tensors"
+    fixable = "unsafe"
     help = "use `torch.no_grad()` in act, or `.clone()` what leaves the block"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -117,6 +129,7 @@ class InferenceTensorEscape(Rule):
                     "a training forward that has to save them raises",
                     symbol=function.qualified,
                     notes=(Note(module, block, "inference mode begins here"),) if block is not None else (),
+                    repair=_no_grad(function),
                 )
 
     VALID = (
@@ -181,4 +194,73 @@ class InferenceTensorEscape(Rule):
                 """,
             }
         ),
+        Case(
+            """
+            import torch
+            from torch import inference_mode, nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.gru = nn.GRU(4, 8)
+                    self.action_head = nn.Linear(8, 4)
+
+                def act(self, obs, hidden):
+                    with torch.autocast("cpu"), torch.inference_mode():
+                        out, hidden = self.gru(obs, hidden)
+                        return self.action_head(out).argmax(-1), hidden  # <- ESP303
+
+                @torch.inference_mode(True)
+                def predict(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+
+                @inference_mode()
+                def get_action(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+            """,
+            fixed="""
+            import torch
+            from torch import inference_mode, nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.gru = nn.GRU(4, 8)
+                    self.action_head = nn.Linear(8, 4)
+
+                def act(self, obs, hidden):
+                    with torch.autocast("cpu"), torch.no_grad():
+                        out, hidden = self.gru(obs, hidden)
+                        return self.action_head(out).argmax(-1), hidden  # <- ESP303
+
+                @torch.inference_mode(True)
+                def predict(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+
+                @inference_mode()
+                def get_action(self, obs, hidden):
+                    return self.action_head(self.gru(obs, hidden)[0]).argmax(-1)  # <- ESP303
+            """,
+        ),
+    )
+
+
+def _no_grad(function: Function) -> Repair | None:
+    """`torch.no_grad()` for the one `torch.inference_mode()` of a method."""
+    places = [decorator.decorator for decorator in function.node.decorators]
+    places += [item.item for block in find(function.node, cst.With) for item in block.items]
+    found: list[tuple[cst.Attribute, bool]] = []
+    for place in places:
+        called = place.func if isinstance(place, cst.Call) else place
+        if function.module.qualify(dotted(called)) == "torch.inference_mode":
+            plain = not isinstance(place, cst.Call) or not place.args
+            if not isinstance(called, cst.Attribute) or function.module.qualify(dotted(called.value)) != "torch":
+                return None
+            found.append((called, plain))
+    if len(found) != 1 or not found[0][1]:
+        return None
+    return Repair(
+        "use `torch.no_grad()` instead of `torch.inference_mode()`",
+        (Replace(found[0][0].attr, "no_grad"),),
+        "tensors made there are plain ones then: autograd refuses them nowhere, and they cost a little more",
     )

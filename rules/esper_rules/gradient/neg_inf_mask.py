@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
-    Event,
     Hit,
+    MaskStep,
     ModuleModel,
     NetworkClass,
     Note,
     Rule,
     Severity,
     masked_logits,
+    other_constant,
 )
+
+_WHY = "a masked action gets a finite log-probability, and a row without a valid action equal chances, not an error"
 
 
 class NegInfMask(Rule):
@@ -68,6 +72,10 @@ class NegInfMask(Rule):
             return log_probs.gather(-1, actions), entropy
     ```
 
+    ## Fix
+    Unsafe: `-1e4` in place of the constant, where that stands in the masking step itself. A masked action then has a
+    finite log-probability, and a row without a valid action gives equal chances to all and no error.
+
     ## Evidence
     On torch 2.13.0, `-(p * log_p).sum()` and `-(p * log_p * mask).sum()` are NaN for a row with a -inf logit; `where(p
     > 0, p * log_p, 0)` is finite with a NaN gradient; `Categorical(logits=...)` is finite in value and gradient.
@@ -84,6 +92,7 @@ class NegInfMask(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "mask-entropy"
+    fixable = "unsafe"
     help = "mask with a large finite constant such as -1e4, and refuse rows without a valid action"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -91,14 +100,14 @@ class NegInfMask(Rule):
         for step in masked_logits(net):
             if step.constant == "finfo.min":
                 yield self._hit(
-                    step.event,
+                    step,
                     "finfo.min: finite in float32, but -inf once it is added twice, or in float16 beside larger logits",
                     Severity.INFO,
                     Confidence.MEDIUM,
                 )
             elif step.constant == float("-inf") and step.product is not None:
                 yield self._hit(
-                    step.event,
+                    step,
                     "-inf and p * log p is written by hand: the entropy is NaN wherever an action is masked",
                     Severity.HIGH,
                     Confidence.HIGH,
@@ -111,11 +120,12 @@ class NegInfMask(Rule):
                     else "leave here: safe for torch.distributions, NaN in any product with their probabilities"
                 )
                 confidence = Confidence.HIGH if step.reaches_distribution else Confidence.MEDIUM
-                yield self._hit(step.event, f"-inf and {where}", Severity.LOW, confidence)
+                yield self._hit(step, f"-inf and {where}", Severity.LOW, confidence)
 
     def _hit(
-        self, event: Event, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()
+        self, step: MaskStep, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()
     ) -> Hit:
+        event = step.event
         return Hit(
             event.node,
             f"logits are masked with {says}",
@@ -124,6 +134,7 @@ class NegInfMask(Rule):
             severity=severity,
             confidence=confidence,
             notes=notes,
+            repair=other_constant(event, step.constant, _WHY),
         )
 
     VALID = (
@@ -227,4 +238,54 @@ class NegInfMask(Rule):
                 logits = self.action_head(x).where(mask, float("-inf"))  # <- ESP302
                 return Categorical(logits=logits).sample()
         """,
+        Case(
+            """
+            import math
+            import torch
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, -float("inf"))  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = torch.where(mask, self.action_head(x), -math.inf)  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def choose_action(self, x, mask):
+                    logits = self.action_head(x)
+                    logits[~mask] = -torch.inf  # <- ESP302
+                    return Categorical(logits=logits).sample()
+            """,
+            fixed="""
+            import math
+            import torch
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def act(self, x, mask):
+                    logits = self.action_head(x).masked_fill(~mask, -1e4)  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def predict(self, x, mask):
+                    logits = torch.where(mask, self.action_head(x), -1e4)  # <- ESP302
+                    return Categorical(logits=logits).sample()
+
+                def choose_action(self, x, mask):
+                    logits = self.action_head(x)
+                    logits[~mask] = -1e4  # <- ESP302
+                    return Categorical(logits=logits).sample()
+            """,
+        ),
     )

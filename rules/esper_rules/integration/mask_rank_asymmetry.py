@@ -14,11 +14,15 @@ from esper_audit.rulekit import (
     Event,
     Frame,
     Hit,
+    InsertLines,
     ModuleModel,
     NetworkClass,
     Note,
+    Repair,
     Rule,
     Severity,
+    axis_of_lift,
+    lifted_in,
 )
 
 
@@ -76,6 +80,10 @@ class MaskRankAsymmetry(Rule):
             return Categorical(logits=self.forward(obs, action_mask)).sample()
     ```
 
+    ## Fix
+    Unsafe: each method that lacks it gets the same lift at its head, `if mask.dim() == 2: mask = mask.unsqueeze(1)`,
+    where all stand in one file. Masks of rank 2 are taken from every caller then, those that lack another axis, too.
+
     ## Evidence
     Measured on torch 2.13.0 on the founding audit's network (tachyon-beep/esper-lite 1bfd94a9) with a 2-D mask at B ==
     T == 4: 9 of 28 illegal actions open, no error. Masks of the wrong rank or width are the question users of masked
@@ -92,6 +100,7 @@ class MaskRankAsymmetry(Rule):
     severity = Severity.MEDIUM
     confidence = Confidence.HIGH
     probe = "mask-rank"
+    fixable = "unsafe"
     help = "check rank and size of each mask where it is applied, in one helper that all methods use"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -139,6 +148,7 @@ class MaskRankAsymmetry(Rule):
                 symbol=frame.function.qualified,
                 notes=tuple(notes),
                 end=last.node if last.module is first.module else None,
+                repair=_checks(net, first.module, lifted, bare, careless),
             )
 
     VALID = (
@@ -262,6 +272,84 @@ class MaskRankAsymmetry(Rule):
                 """,
             }
         ),
+        Case(
+            """
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, mask):
+                    'Logits.'
+                    # no check
+                    logits = self.action_head(obs)
+                    return logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs, mask):
+                    if mask.dim() == 2:
+                        mask = mask[:, None, :]  # <- ESP501
+                    return Categorical(logits=self.forward(obs, mask)).sample()
+            """,
+            fixed="""
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, mask):
+                    'Logits.'
+                    if mask.dim() == 2:
+                        mask = mask.unsqueeze(1)
+                    # no check
+                    logits = self.action_head(obs)
+                    return logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs, mask):
+                    if mask.dim() == 2:
+                        mask = mask[:, None, :]  # <- ESP501
+                    return Categorical(logits=self.forward(obs, mask)).sample()
+            """,
+        ),
+        Case(
+            """
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, masks):
+                    return self.action_head(obs).masked_fill(~masks[:, :], -1e4)
+
+                def act(self, obs, masks):
+                    masks = masks.unsqueeze(-2) if masks.dim() == 2 else masks  # <- ESP501
+                    return Categorical(logits=self.forward(obs, masks)).sample()
+            """,
+            fixed="""
+            from torch import nn
+            from torch.distributions import Categorical
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(self, obs, masks):
+                    return self.action_head(obs).masked_fill(~masks[:, :], -1e4)
+
+                def act(self, obs, masks):
+                    masks = masks.unsqueeze(-2) if masks.dim() == 2 else masks  # <- ESP501
+                    return Categorical(logits=self.forward(obs, masks)).sample()
+            """,
+        ),
     )
 
 
@@ -303,3 +391,28 @@ def _applied_unchecked(frame: Frame) -> dict[str, Event]:
         if jaxtyped
         else {name: event for name, event in applied.items() if name not in careful and name in frame.params}
     )
+
+
+def _checks(
+    net: NetworkClass,
+    module: ModuleModel,
+    lifted: dict[str, Event],
+    bare: dict[str, dict[str, Event]],
+    careless: list[str],
+) -> Repair | None:
+    """The same lift at the head of each method that lacks it, where all of them stand in one file."""
+    axes = {axis_of_lift(event) for event in lifted.values()}
+    axis = axes.pop() if len(axes) == 1 else None
+    methods = [net.model.methods[name] for name in careless if name in net.model.methods]
+    if axis is None or len(methods) != len(careless) or any(method.module is not module for method in methods):
+        return None
+    changes = [
+        lifted_in(method, [param.name for param in method.params if param.name in bare[method.name]], axis, 3)
+        for method in methods
+    ]
+    made = tuple(change for change in changes if isinstance(change, InsertLines))
+    if len(made) != len(changes):
+        return None
+    names = " and ".join(f"`{name}`" for name in careless)
+    why = "masks of rank 2 are taken from every caller then, those that lack another axis, too"
+    return Repair(f"give masks of rank 2 an axis in {names}", made, why)

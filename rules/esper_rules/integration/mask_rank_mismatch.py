@@ -16,8 +16,10 @@ from esper_audit.rulekit import (
     ModuleModel,
     NetworkClass,
     Note,
+    Repair,
     Rule,
     Severity,
+    lifted_in,
     tensor_role,
 )
 
@@ -77,6 +79,10 @@ class MaskRankMismatch(Rule):
             return self.forward(obs, action_mask.unsqueeze(1)).argmax(-1)
     ```
 
+    ## Fix
+    Unsafe: the method that is called gets a check at its head, `if mask.dim() == 2: mask = mask.unsqueeze(1)`, where it
+    stands in the same file. Masks of that rank are taken from every caller then, those that lack another axis, too.
+
     ## Evidence
     On torch 2.13.0, a `[4, 7]` mask on `[4, 4, 7]` logits is accepted, and one on `[4, 1, 7]` logits gives `[4, 4, 7]`.
     Reports: JuliaReinforcementLearning/ReinforcementLearning.jl#917,
@@ -93,6 +99,7 @@ class MaskRankMismatch(Rule):
     severity = Severity.HIGH
     confidence = Confidence.HIGH
     probe = "mask-rank"
+    fixable = "unsafe"
     help = "give the mask the axes that the parameter documents: `mask.unsqueeze(1)` for a single step"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -134,6 +141,7 @@ class MaskRankMismatch(Rule):
                 module=event.module,
                 symbol=event.function.qualified,
                 notes=(Note(callee.module, param.node, f"rank {wanted} is stated here"),),
+                repair=_check(event, callee, param.name, wanted, given.rank),
             )
 
     VALID = (
@@ -208,6 +216,50 @@ class MaskRankMismatch(Rule):
             """,
             }
         ),
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(
+                    self,
+                    obs,  # [batch, seq, obs_dim]
+                    mask=None,  # [batch, seq, actions]
+                ):
+                    logits = self.action_head(obs)
+                    return logits if mask is None else logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs):
+                    return self.forward(obs, torch.ones(4, 6, dtype=torch.bool)).argmax(-1)  # <- ESP502
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.action_head = nn.Linear(4, n)
+
+                def forward(
+                    self,
+                    obs,  # [batch, seq, obs_dim]
+                    mask=None,  # [batch, seq, actions]
+                ):
+                    if mask is not None and mask.dim() == 2:
+                        mask = mask.unsqueeze(1)
+                    logits = self.action_head(obs)
+                    return logits if mask is None else logits.masked_fill(~mask, -1e4)
+
+                def act(self, obs):
+                    return self.forward(obs, torch.ones(4, 6, dtype=torch.bool)).argmax(-1)  # <- ESP502
+            """,
+        ),
     )
 
 
@@ -218,3 +270,12 @@ def _handled(event: Event, name: str) -> bool:
     return any(
         inner.kind in ("lift", "rank_check") and argument in inner.value.origins for inner, _ in event.frame.walk()
     )
+
+
+def _check(event: Event, callee: Function, name: str, wanted: int, given: int) -> Repair | None:
+    """A check in the method that is called, where it stands in the same file and one axis is missing."""
+    lines = lifted_in(callee, [name], 1, wanted) if callee.module is event.module and given == wanted - 1 else None
+    if lines is None:
+        return None
+    why = f"masks of rank {given} are taken from every caller then, those that lack another axis, too"
+    return Repair(f"give masks of rank {given} an axis in `{callee.name}`", (lines,), why)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from esper_audit.rulekit import Category, Confidence, Hit, ModuleModel, NetworkClass, Rule, Severity, dead_attributes
+from esper_audit.rulekit import (
+    Case,
+    Category,
+    Confidence,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Rule,
+    Severity,
+    dead_attributes,
+    without_attribute,
+)
 
 
 class DeadAttribute(Rule):
@@ -51,6 +62,11 @@ class DeadAttribute(Rule):
             return entropy / self.max_entropy
     ```
 
+    ## Fix
+    Safe: the assignment goes. Unsafe where its value calls something that may do more than compute, or the project
+    looks at all attributes of an object at once (`vars`, `__dict__`). The project is all that is looked at: other
+    projects that read the attribute are not known.
+
     ## Evidence
     The founding audit's network (tachyon-beep/esper-lite 1bfd94a9) computes the maximum entropy of each of its heads
     and reads none of them.
@@ -65,6 +81,7 @@ class DeadAttribute(Rule):
     category = Category.MEMORY
     severity = Severity.LOW
     confidence = Confidence.HIGH
+    fixable = "safe"
     help = "delete it, or finish the feature it was meant for"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -75,6 +92,7 @@ class DeadAttribute(Rule):
                 f"`self.{name}` is computed and never read",
                 module=event.module,
                 symbol=event.function.qualified,
+                repair=without_attribute(net, name, event),
             )
 
     VALID = (
@@ -127,4 +145,49 @@ class DeadAttribute(Rule):
             def forward(self, x):
                 return self.head(x)
         """,
+        Case(
+            """
+            import math
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n, sizes):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    # why not
+                    self.limit: float = math.log(n) * 2  # a note  # <- ESP401
+                    self.table = torch.zeros(n, 2 * n)  # <- ESP401
+                    self.first, self.second = 1, n * 2  # <- ESP401
+                    self.one = self.two = n * 2  # <- ESP401
+                    if n > 2:
+                        self.half = n / 2  # <- ESP401
+                    self.total = sum(sizes) + 1  # <- ESP401
+                    self.area = n * n; self.side = n * 4  # <- ESP401  # <- ESP401
+                    self.kept = n * 3  # noqa: B018  # <- ESP401
+
+                def forward(self, x):
+                    return self.head(x)
+            """,
+            fixed="""
+            import math
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n, sizes):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    # why not
+                    self.first, self.second = 1, n * 2  # <- ESP401
+                    self.one = self.two = n * 2  # <- ESP401
+                    if n > 2:
+                        pass  # <- ESP401
+                    self.area = n * n; self.side = n * 4  # <- ESP401  # <- ESP401
+                    self.kept = n * 3  # noqa: B018  # <- ESP401
+
+                def forward(self, x):
+                    return self.head(x)
+            """,
+        ),
     )

@@ -10,18 +10,23 @@ from esper_audit.rulekit import (
     Case,
     Category,
     Confidence,
+    Delete,
     ForgetBiasWrite,
+    Guard,
     Hit,
     ModuleModel,
     NetworkClass,
     Note,
     Praise,
+    Repair,
     Rule,
     Severity,
     dotted,
     find,
     forget_bias_writes,
 )
+
+_WHY = "the forget gates begin with half the bias, so training takes another course"
 
 
 class ForgetBiasDoubled(Rule):
@@ -68,6 +73,10 @@ class ForgetBiasDoubled(Rule):
             return self.lstm(obs, hidden)
     ```
 
+    ## Fix
+    Unsafe: the write is put under `if "bias_ih" in name`, or the second of two writes goes. The forget gates begin with
+    half the bias, so training takes another course.
+
     ## Evidence
     Measured on torch 2.13.0: the sum of the two forget biases is 2.0 after the loop above, sigmoid(2) = 0.881. Of ten
     public spellings of this loop, two restrict it to `bias_ih`; the founding audit had praised one that does not.
@@ -84,6 +93,7 @@ class ForgetBiasDoubled(Rule):
     severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "init-forget-bias"
+    fixable = "unsafe"
     help = "write it to one of the two: test for `bias_ih` instead of `bias`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -96,7 +106,11 @@ class ForgetBiasDoubled(Rule):
                 continue
             if write.bias == "both":
                 total = f"{2 * write.value:g}" if write.value is not None else "twice the value"
-                yield self._hit(write, module, total, ())
+                repair = None
+                if write.parameter_name:
+                    guard = Guard(write.node, f'"bias_ih" in {write.parameter_name}')
+                    repair = Repair("write it to bias_ih only", (guard,), _WHY)
+                yield self._hit(write, module, total, (), repair)
             elif write.bias:
                 single.setdefault(write.layer, {}).setdefault(write.bias, write)
         for writes in single.values():
@@ -108,14 +122,25 @@ class ForgetBiasDoubled(Rule):
                 if first.value is not None and second.value is not None
                 else "the sum of both"
             )
-            yield self._hit(second, module, total, (Note(module, first.node, "the other bias is written here"),))
+            notes = (Note(module, first.node, "the other bias is written here"),)
+            yield self._hit(
+                second, module, total, notes, Repair("write it to bias_ih only", (Delete(second.node),), _WHY)
+            )
 
-    def _hit(self, write: ForgetBiasWrite, module: ModuleModel, total: str, notes: tuple[Note, ...]) -> Hit:
+    def _hit(
+        self,
+        write: ForgetBiasWrite,
+        module: ModuleModel,
+        total: str,
+        notes: tuple[Note, ...],
+        repair: Repair | None,
+    ) -> Hit:
         return Hit(
             write.node,
             f"the forget gate's bias is written to bias_ih and to bias_hh, which PyTorch adds: it is {total}",
             symbol=write.symbol,
             notes=notes,
+            repair=repair,
         )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
@@ -283,4 +308,43 @@ class ForgetBiasDoubled(Rule):
                         if name.startswith("bias"):
                             p[h : h * 2] = 1  # <- ESP602
         """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.lstm = nn.LSTM(8, n)
+                    for name, p in self.lstm.named_parameters():
+                        if "bias" in name:
+                            nn.init.zeros_(p)
+                            p.data[  # <- ESP602
+                                n : 2 * n
+                            ].fill_(1.0)
+                    for names in self.lstm._all_weights:
+                        for bias in [getattr(self.lstm, name) for name in names if name.startswith("bias")]:
+                            bias.data[n : 2 * n].fill_(2.0)  # <- ESP602
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.lstm = nn.LSTM(8, n)
+                    for name, p in self.lstm.named_parameters():
+                        if "bias" in name:
+                            nn.init.zeros_(p)
+                            if "bias_ih" in name:
+                                p.data[  # <- ESP602
+                                n : 2 * n
+                            ].fill_(1.0)
+                    for names in self.lstm._all_weights:
+                        for bias in [getattr(self.lstm, name) for name in names if name.startswith("bias")]:
+                            bias.data[n : 2 * n].fill_(2.0)  # <- ESP602
+            """,
+        ),
     )

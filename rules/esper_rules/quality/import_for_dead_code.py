@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import libcst as cst
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     Hit,
@@ -19,6 +20,7 @@ from esper_audit.rulekit import (
     dead_regions,
     descendants,
     dotted,
+    without_import,
 )
 
 
@@ -60,6 +62,11 @@ class ImportForDeadCode(Rule):
             return self.action_head(obs)
     ```
 
+    ## Fix
+    Safe: the import goes together with the dead code, an attribute or a private function. Unsafe where the module is
+    neither torch's nor of the standard library: importing it may do something. Not offered for statements behind a
+    `return`, for imports under an `if` or `try`, and for names that another file takes from this one.
+
     ## Evidence
     The founding audit called `import math` unused where it was not: `math.sqrt(2)` set a gain a few lines below. Only
     counting every use tells the two apart.
@@ -74,6 +81,7 @@ class ImportForDeadCode(Rule):
     category = Category.QUALITY
     severity = Severity.LOW
     confidence = Confidence.HIGH
+    fixable = "safe"
     help = "delete the dead code and the import with it"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
@@ -86,21 +94,27 @@ class ImportForDeadCode(Rule):
         names: dict[str, list[cst.Name]] = {}
         for node in module.walk.of(cst.Name):
             names.setdefault(node.value, []).append(node)
+        dead: dict[cst.ImportAlias, tuple[str, dict[cst.CSTNode, None]]] = {}
         for alias, name in _aliases(module):
             uses = [node for node in names[name] if not _is_no_use(module, node)]
             if uses and all(node in inside for node in uses) and not re.search(rf"\b{re.escape(name)}\b", strings):
-                region = inside[uses[0]]
-                yield Hit(
-                    alias,
-                    f"`{name}` is imported for dead code only",
-                    notes=(
-                        Note(
-                            module,
-                            region.name if isinstance(region, cst.FunctionDef) else region,
-                            "the dead code that uses it",
-                        ),
+                dead[alias] = (name, dict.fromkeys(inside[node] for node in uses))
+        for alias, (name, used_by) in dead.items():
+            region = next(iter(used_by))
+            # What else was imported for these regions alone goes with them.
+            along = {other: each for other, (each, places) in dead.items() if places.keys() <= used_by.keys()}
+            yield Hit(
+                alias,
+                f"`{name}` is imported for dead code only",
+                notes=(
+                    Note(
+                        module,
+                        region.name if isinstance(region, cst.FunctionDef) else region,
+                        "the dead code that uses it",
                     ),
-                )
+                ),
+                repair=without_import(net, module, along, list(used_by)),
+            )
 
     VALID = (
         """
@@ -150,10 +164,88 @@ class ImportForDeadCode(Rule):
             def forward(self, x):
                 return self.head(x).detach().numpy().copy()
         """,
+        Case(
+            """
+            from math import pi, sqrt  # <- ESP601
+            import json  # <- ESP601
+            import copy  # noqa: F401  # <- ESP601
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, int(sqrt(n)))
+                    self.tau = pi * n
+
+                def forward(self, x):
+                    return self.head(x)
+                    print(json.dumps(copy.copy(x)))
+            """,
+            fixed="""
+            from math import sqrt  # <- ESP601
+            import json  # <- ESP601
+            import copy  # noqa: F401  # <- ESP601
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, int(sqrt(n)))
+
+                def forward(self, x):
+                    return self.head(x)
+                    print(json.dumps(copy.copy(x)))
+            """,
+        ),
+        Case(
+            """
+            import collections.abc
+            import copy  # noqa: F401  # <- ESP601
+            import json  # <- ESP601
+            import numpy  # <- ESP601
+            from torch import nn
+
+            if True:
+                import re  # <- ESP601
+
+            def _saved(policy, path="best", depth: int = 2) -> None:
+                with open(path) as file:
+                    json.dump(policy, file)
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    self.tau = numpy.pi * n
+                    self.copies = copy.copy(3) * n
+                    self.words = re.split(",", "a,b") * n
+
+                def forward(self, x: collections.abc.Sized):
+                    return self.head(x)
+            """,
+            fixed="""
+            import collections.abc
+            import copy  # noqa: F401  # <- ESP601
+            from torch import nn
+
+            if True:
+                import re  # <- ESP601
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+                    self.copies = copy.copy(3) * n
+                    self.words = re.split(",", "a,b") * n
+
+                def forward(self, x: collections.abc.Sized):
+                    return self.head(x)
+            """,
+        ),
     )
 
 
-def _aliases(module: ModuleModel) -> Iterable[tuple[cst.CSTNode, str]]:
+def _aliases(module: ModuleModel) -> Iterable[tuple[cst.ImportAlias, str]]:
     """The import aliases of the file with the names they bind."""
     for alias in module.walk.of(cst.ImportAlias):
         yield alias, alias.evaluated_alias or dotted(alias.name).partition(".")[0]
