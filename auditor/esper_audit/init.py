@@ -67,8 +67,8 @@ jobs:
       - uses: esper-audit/esper-audit@v{__version__}
         with:
           path: .
-          # code scanning; a pull request from a fork may not upload
-          sarif: ${{{{ github.event_name == 'push' && 'esper-audit.sarif' || '' }}}}
+          # code scanning, which pull requests from forks may not write to, and private repositories may not have
+          sarif: ${{{{ github.event_name == 'push' && !github.event.repository.private && 'esper-audit.sarif' || '' }}}}
 """
 
 GITLAB_JOB = f"""\
