@@ -284,9 +284,10 @@ def _with_job(before: str | None) -> str:
     assert before is not None
     if _MENTION.search(before):
         raise LeftAlone("has the job already, left alone")
-    _top_level(before)
-    stages = re.search(r"^stages:(.*\n(?:[ #\r\n-].*\n?)*)", before, re.MULTILINE)
-    if stages and not re.search(r"[\s\[,\"'-]test\b", stages[1]):
+    lines = _top_level(before)
+    first = next((number for number, line in enumerate(lines) if line.startswith("stages:")), len(lines))
+    end = next((number for number in range(first + 1, len(lines)) if _KEY.match(lines[number])), len(lines))
+    if lines[first:end] and not re.search(r"(?<![\w-])test(?![\w-])", "".join(lines[first:end])):
         raise Paste("its `stages` hold no `test`: the job needs a `stage:` of yours")
     return _appended(before, GITLAB_JOB)
 

@@ -171,6 +171,7 @@ def test_the_hook_is_added_to_those_that_are_there(inside: Esper, project: Path,
     wanted = yaml.safe_load(before)
     wanted["repos"].append(HOOK)
     assert yaml.safe_load(after) == wanted
+    assert after.partition("# about the next")[2] == before.partition("# about the next")[2]
     kept = iter(after.splitlines())
     assert all(line in kept for line in before.splitlines())  # every line is still there, in its order
     assert after.count("\r\n") in (0, after.count("\n"))
@@ -299,7 +300,9 @@ def test_the_job_for_gitlab_is_appended(inside: Esper, project: Path, before: st
     assert "has the job already, left alone" in inside("init", "--yes").stderr
 
 
-@pytest.mark.parametrize("before", ["stages: [build]\n", "stages:\n- build\n- latest\n", "{}\n", "a: 1\n---\nb: 1\n"])
+@pytest.mark.parametrize(
+    "before", ["stages: [build]\n", "stages: [build]", "stages:\n- build\n- test-all\n", "{}\n", "a: 1\n---\nb: 1\n"]
+)
 def test_the_job_for_gitlab_is_given_to_be_pasted_where_it_does_not_fit(
     inside: Esper, project: Path, before: str
 ) -> None:
