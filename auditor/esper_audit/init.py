@@ -67,8 +67,8 @@ jobs:
       - uses: esper-audit/esper-audit@v{__version__}
         with:
           path: .
-          # code scanning; a pull request from a fork may not upload
-          sarif: ${{{{ github.event_name == 'push' && 'esper-audit.sarif' || '' }}}}
+          # code scanning, which pull requests from forks may not write to, and private repositories may not have
+          sarif: ${{{{ github.event_name == 'push' && !github.event.repository.private && 'esper-audit.sarif' || '' }}}}
 """
 
 GITLAB_JOB = f"""\
@@ -105,12 +105,12 @@ class Plan:
     notes: tuple[str, ...]
 
 
-class _Leave(Exception):  # noqa: N818 - no error: the reason why a file is left alone
+class LeftAlone(Exception):  # noqa: N818 - no error: the reason why a file stays as it is
     """A file stays as it is; the message says why."""
 
 
-class _Paste(Exception):  # noqa: N818 - no error either
-    """A block belongs into the file, and the text does not show where; the message says why."""
+class Paste(LeftAlone):
+    """A block belongs into the file, and the text does not show for certain where: it is for a person to paste."""
 
 
 _Edit = Callable[["str | None"], str]
@@ -148,30 +148,30 @@ def plan(word: str, cwd: Path) -> Plan:
         try:
             before = _text(path, folder)
             changes.append(Change(shown, path, before, edit(before)))
-        except _Leave as reason:
-            notes.append(f"{shown}: {reason}")
-        except _Paste as reason:
+        except Paste as reason:
             notes.append(f"{shown}: left alone, {reason}; paste this yourself:\n{block}".rstrip("\n"))
+        except LeftAlone as reason:
+            notes.append(f"{shown}: {reason}")
     return Plan(tuple(changes), tuple(notes))
 
 
 def _text(path: Path, folder: Path) -> str | None:
-    """The text of a file byte for byte, None where there is none; raises _Leave."""
+    """The text of a file byte for byte, None where there is none; raises LeftAlone."""
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
     if not inside:
-        raise _Leave("left alone: a link leads out of the project")
+        raise LeftAlone("left alone: a link leads out of the project")
     if not os.path.lexists(path):
         return None
     if not path.is_file():
-        raise _Leave("left alone: no regular file")
+        raise LeftAlone("left alone: no regular file")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _Leave(f"left alone: cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise LeftAlone(f"left alone: cannot be read: {(error.strerror or str(error)).lower()}") from None
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Leave("left alone: not UTF-8") from None
+        raise LeftAlone("left alone: not UTF-8") from None
 
 
 def _jobs(folder: Path) -> list[_Wanted]:
@@ -211,7 +211,7 @@ def _with_table(before: str | None) -> str:
     else:
         import tomli as tomllib
     if before is None:
-        raise _Leave("there is none, so the defaults are in force")
+        raise LeftAlone("there is none, so the defaults are in force")
     known = tomllib.loads(before)
     after = _appended(before, TABLE)
     try:
@@ -220,7 +220,7 @@ def _with_table(before: str | None) -> str:
     except (AttributeError, tomllib.TOMLDecodeError):  # `tool` is closed, or is no table
         right = False
     if not right:
-        raise _Paste(f"{SECTION} cannot be appended")
+        raise Paste(f"{SECTION} cannot be appended")
     return after
 
 
@@ -233,7 +233,7 @@ _MENTION = re.compile(r"^[^#\n]*esper-audit", re.MULTILINE)
 
 
 def _top_level(text: str) -> list[str]:
-    """The lines of a YAML file that is one mapping in block style; raises _Paste for every other shape."""
+    """The lines of a YAML file that is one mapping in block style; raises Paste for every other shape."""
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     begun = False
     for line in lines:
@@ -242,9 +242,9 @@ def _top_level(text: str) -> list[str]:
         starts = line.rstrip() == "---" and not begun
         begun = True
         if not starts and not _KEY.match(line) and not line.startswith("- "):
-            raise _Paste("it is not written as one key per line")
+            raise Paste("it is not written as one key per line")
     if _KEEPS_EMPTY_LINES.search(text):
-        raise _Paste("a text in it keeps the empty lines that follow")
+        raise Paste("a text in it keeps the empty lines that follow")
     return lines
 
 
@@ -254,19 +254,19 @@ def with_hook(before: str | None) -> str:
         return (before or "") + "repos:\n" + indent(HOOK, "  ")
     assert before is not None
     if _HOOK_ID.search(before):
-        raise _Leave("has the hook already, left alone")
+        raise LeftAlone("has the hook already, left alone")
     lines = _top_level(before)
     starts = [number for number, line in enumerate(lines) if re.match(r"repos:\s*(#.*)?$", line)]
     if len(starts) != 1:
-        raise _Paste("it has no `repos:` with one entry per line")
+        raise Paste("it has no `repos:` with one entry per line")
     first = starts[0] + 1
     end = next((number for number in range(first, len(lines)) if _KEY.match(lines[number])), len(lines))
     entry = next((line for line in lines[first:end] if line.strip() and not line.lstrip().startswith("#")), "")
     margin = re.match(r"( *)- ", entry)
     if margin is None:
-        raise _Paste("it has no `repos:` with one entry per line")
+        raise Paste("it has no `repos:` with one entry per line")
     if any(line.strip() and line.lstrip()[0] != "#" and not line.startswith(margin[1]) for line in lines[first:end]):
-        raise _Paste("its entries are not equally indented")
+        raise Paste("its entries are not equally indented")
     if end < len(lines):  # what stands above the next key belongs to that key
         while lines[end - 1][0] in "#\r\n":
             end -= 1
@@ -283,21 +283,22 @@ def _with_job(before: str | None) -> str:
         return (before or "") + GITLAB_JOB
     assert before is not None
     if _MENTION.search(before):
-        raise _Leave("has the job already, left alone")
-    _top_level(before)
-    stages = re.search(r"^stages:(.*\n(?:[ #\r\n-].*\n?)*)", before, re.MULTILINE)
-    if stages and not re.search(r"[\s\[,\"'-]test\b", stages[1]):
-        raise _Paste("its `stages` hold no `test`: the job needs a `stage:` of yours")
+        raise LeftAlone("has the job already, left alone")
+    lines = _top_level(before)
+    first = next((number for number, line in enumerate(lines) if line.startswith("stages:")), len(lines))
+    end = next((number for number in range(first + 1, len(lines)) if _KEY.match(lines[number])), len(lines))
+    if lines[first:end] and not re.search(r"(?<![\w-])test(?![\w-])", "".join(lines[first:end])):
+        raise Paste("its `stages` hold no `test`: the job needs a `stage:` of yours")
     return _appended(before, GITLAB_JOB)
 
 
 def _with_workflow(before: str | None, folder: Path) -> str:
     if before is not None:
-        raise _Leave("exists, left alone")
+        raise LeftAlone("exists, left alone")
     workflows = sorted((folder / WORKFLOW).parent.glob("*.y*ml"))
     for path in workflows:
         if path.is_file() and _MENTION.search(path.read_text("utf-8", "replace")):
-            raise _Leave(f"not needed, {path.name} runs esper-audit already")
+            raise LeftAlone(f"not needed, {path.name} runs esper-audit already")
     return GITHUB_JOB
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from esper_audit import __version__, init
 from esper_audit.core.errors import UsageError
@@ -169,6 +171,7 @@ def test_the_hook_is_added_to_those_that_are_there(inside: Esper, project: Path,
     wanted = yaml.safe_load(before)
     wanted["repos"].append(HOOK)
     assert yaml.safe_load(after) == wanted
+    assert after.partition("# about the next")[2] == before.partition("# about the next")[2]
     kept = iter(after.splitlines())
     assert all(line in kept for line in before.splitlines())  # every line is still there, in its order
     assert after.count("\r\n") in (0, after.count("\n"))
@@ -198,6 +201,60 @@ def test_what_is_written_otherwise_is_left_alone_and_the_hook_is_given_to_be_pas
     assert "note: .pre-commit-config.yaml: left alone, " in result.stderr
     assert "note:     - id: esper-audit\n" in result.stderr
     assert (path.read_text(), result.returncode) == (before, 0)
+
+
+LINES = st.sampled_from(
+    [
+        *INDENTED.splitlines(),
+        *PLAIN.splitlines(),
+        "",
+        "# a comment",
+        "    # deeper",
+        "ci:",
+        "  skip: [other]",
+        "fail_fast: true",
+        "---",
+        "      text: |",
+        "      text: |+",
+        "          # esper-audit",
+        "          - more",
+        '      quoted: "a',
+        '    b"',
+        "      - {id: other}",
+        "      flow: [a,",
+        "        b]",
+        "...",
+        "    <<: *base",
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    before=st.sampled_from([PLAIN, INDENTED]).map(str.splitlines),
+    added=st.lists(st.tuples(st.integers(0, 8), LINES), max_size=5),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    last=st.booleans(),
+)
+def test_the_hook_is_added_rightly_or_not_at_all(
+    before: list[str], added: list[tuple[int, str]], newline: str, *, last: bool
+) -> None:
+    lines = [*before]
+    for place, line in added:
+        lines.insert(place, line)
+    text = newline.join([*lines, ""] if last else lines)
+    try:
+        wanted = yaml.safe_load(text)
+        valid = isinstance(wanted["repos"], list)
+    except (yaml.YAMLError, TypeError, KeyError):
+        valid = False
+    assume(valid)
+    try:
+        after = init.with_hook(text)
+    except init.LeftAlone:
+        return
+    wanted["repos"].append(HOOK)
+    assert yaml.safe_load(after) == wanted
 
 
 def test_a_file_that_cannot_be_read_as_text_is_left_alone(inside: Esper, project: Path) -> None:
@@ -243,7 +300,9 @@ def test_the_job_for_gitlab_is_appended(inside: Esper, project: Path, before: st
     assert "has the job already, left alone" in inside("init", "--yes").stderr
 
 
-@pytest.mark.parametrize("before", ["stages: [build]\n", "stages:\n- build\n- latest\n", "{}\n", "a: 1\n---\nb: 1\n"])
+@pytest.mark.parametrize(
+    "before", ["stages: [build]\n", "stages: [build]", "stages:\n- build\n- test-all\n", "{}\n", "a: 1\n---\nb: 1\n"]
+)
 def test_the_job_for_gitlab_is_given_to_be_pasted_where_it_does_not_fit(
     inside: Esper, project: Path, before: str
 ) -> None:

@@ -78,7 +78,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         pytest.skip("only a git checkout knows its files")
     folder = tmp_path_factory.mktemp("source") / "esper-audit"
     env = clean_environment(folder)
-    names = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard", env=env).split("\0")
+    listing = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard", env={**os.environ})
+    names = listing.split("\0")
     for name in names:
         if name and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ is not known to work.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,20 +19,6 @@ from esper_audit.cli import app
 
 from .conftest import CURED, FAULTY, ROOT, Source, clean_environment, git
 
-SOUND = """\
-from torch import nn
-
-
-class Policy(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, obs):
-        return self.head(obs)
-"""
-# A comment that silences nothing is `low`, so that only `fail-on = "low"` lets it block; deleting it is a safe fix.
-REPAIRABLE = SOUND.replace("nn.Linear(4, 2)", "nn.Linear(4, 2)  # esper: ignore[ESP201] left from an earlier version")
 HAS_FIX = any("--fix" in parameter.opts for parameter in getattr(get_command(app), "commands", {})["check"].params)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -114,26 +99,19 @@ def test_torch_is_not_in_the_environment_of_the_hook(sample: Callable[..., Path]
 
 @pytest.mark.skipif(not HAS_FIX, reason="there is no --fix in this version")
 def test_the_fixing_hook_repairs_a_fault_and_the_second_commit_passes(sample: Callable[..., Path], run: Run) -> None:
-    settings = '[tool.esper-audit]\nfail-on = "low"\nignore = ["ESP603"]\n'
-    project = sample("esper-audit-fix", "esper-audit", policy_py=REPAIRABLE, pyproject_toml=settings)
+    project = sample("esper-audit-fix", "esper-audit", policy_py=FAULTY)
     first = commit(run)
     assert first.returncode == 1
     assert "files were modified by this hook" in first.stderr
-    assert (project / "policy.py").read_text() == SOUND
+    was, now = FAULTY.splitlines(), (project / "policy.py").read_text().splitlines()
+    assert [line for line in was if line not in now] == [was[11]]
+    assert "device=" in now[11]
     second = commit(run)
     assert second.returncode == 0, second.stderr
 
 
-def test_the_sample_of_the_fixing_hook_is_blocked_without_it(sample: Callable[..., Path], run: Run) -> None:
-    sample("esper-audit", policy_py=REPAIRABLE, pyproject_toml='[tool.esper-audit]\nfail-on = "low"\n')
-    blocked = commit(run)
-    assert blocked.returncode == 1
-    assert "ESP901" in blocked.stderr
-
-
 def test_the_hooks_are_what_pre_commit_understands() -> None:
     manifest = ROOT / ".pre-commit-hooks.yaml"
-    assert shutil.which("git")
     checked = subprocess.run(
         [sys.executable, "-m", "pre_commit", "validate-manifest", str(manifest)], capture_output=True, check=False
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from abc import ABC, abstractmethod
+from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -121,6 +121,7 @@ def probes() -> Mapping[str, Probe]:
     for entry in pkgutil.iter_modules(experiments.__path__):
         module = importlib.import_module(f"{experiments.__name__}.{entry.name}")
         for item in vars(module).values():
-            if isinstance(item, type) and issubclass(item, Probe) and item.__module__ == module.__name__:
+            # `dict[str, int]` passes for a type in Python 3.10, but its own type is not one
+            if isinstance(item, ABCMeta) and issubclass(item, Probe) and item.__module__ == module.__name__:
                 found[item.id] = item()
     return dict(sorted(found.items()))
