@@ -208,18 +208,10 @@ def test_thresholds_hide_what_is_held_back_as_well(bench: Workbench) -> None:
 # --- verdicts
 
 
-def finding(verdict: Verdict = Verdict.UNTESTED, line: int = 1, path: str = "net.py") -> Finding:
-    return Finding(
-        "ESP201", "a", Category.DEVICE, Severity.HIGH, Confidence.HIGH, "m", "h", Span(path, line, 1, line, 2), "Net"
-    )
-
-
-def stamped(*findings: Finding) -> list[Finding]:
-    return fingerprinted(list(findings), {})
-
-
 def test_what_an_experiment_confirms_is_not_held_back_and_what_it_refutes_stays_refuted(tmp_path: Path) -> None:
-    (known,) = stamped(finding())
+    span = Span("net.py", 1, 1, 1, 2)
+    found = Finding("ESP201", "a", Category.DEVICE, Severity.HIGH, Confidence.HIGH, "m", "h", span, "Net")
+    (known,) = fingerprinted([found], {})
     baseline = Baseline(tmp_path / NAME, NAME, {("net.py", digest(known)): Entry("ESP201", 1, "Net", "m")})
     for verdict, stands in (
         (Verdict.UNTESTED, False),

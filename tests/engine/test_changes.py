@@ -270,6 +270,8 @@ def test_no_program_that_a_repository_names_is_run(repository: Workbench) -> Non
     repository.network(BODY + "    d = 5  # <- ESP301\n", "moved.py")
     assert codes(repository.audit("moved.py", diff_base="start").findings) == [("ESP301", 7)]
     assert not touched.exists()
+    subprocess.run(["git", "diff", "start"], cwd=folder, capture_output=True, check=False)
+    assert touched.exists()  # the traps are set
 
 
 def test_a_partial_clone_fetches_nothing(repository: Workbench) -> None:
@@ -281,13 +283,15 @@ def test_a_partial_clone_fetches_nothing(repository: Workbench) -> None:
     git(folder, "config", "extensions.partialClone", "origin")
     git(folder, "config", "remote.origin.promisor", "true")
     git(folder, "config", "remote.origin.uploadpack", f"touch {touched}; false")
-    for url in (str(folder), "ssh://nobody@localhost/x", f"ext::touch {touched}"):
+    git(folder, "config", "core.sshCommand", f"touch {touched}; false")
+    where = f"--diff-base: cannot read {str(folder / 'net.py')!r} at 'start': "
+    for url in (str(folder), "ssh://nobody@localhost/x"):
         git(folder, "config", "remote.origin.url", url)
-        git(folder, "config", "core.sshCommand", f"touch {touched}; false")
-        assert refusal(repository, "start").startswith(
-            f"--diff-base: cannot read {str(folder / 'net.py')!r} at 'start'"
-        )
+        assert refusal(repository, "start").startswith(where)
         assert not touched.exists()
+        subprocess.run(["git", "cat-file", "blob", blob], cwd=folder, capture_output=True, check=False)
+        assert touched.exists()  # the trap is set
+        touched.unlink()
 
 
 # --- comparing
