@@ -91,12 +91,14 @@ def _check(request: CheckRequest) -> int:
 def _about_baseline(plan: Plan, report: AuditReport) -> Iterator[str]:
     if plan.baseline is None:
         return
+    from esper_audit.reporters.words import count
+
     if back := sum(bool(finding.reason) for finding in report.active):
-        yield f"{plan.baseline.name}: an experiment confirms {back} of what it holds, and that is not held back"
+        yield f"{plan.baseline.name}: {count(back, 'known finding')} confirmed by an experiment, and not held back"
     if gone := sum(report.gone.values()):
         yield (
-            f"{plan.baseline.name}: {gone} of what it holds is gone;"
-            " `esper-audit baseline --prune PATH...` takes it out"
+            f"{plan.baseline.name}: {count(gone, 'known finding')} not found any more;"
+            " `esper-audit baseline --prune PATH...` takes out what is gone"
         )
 
 
@@ -128,6 +130,8 @@ def baseline(request: CheckRequest, *, file: str | None = None, prune: bool = Fa
 def _write_baseline(request: CheckRequest, file: str | None, *, prune: bool) -> int:
     from esper_audit import baseline as kept
 
+    if file == "":
+        raise UsageError("--baseline names no file")
     cwd = current_folder()
     settings = settings_for(request, cwd)
     configured = settings.root / (settings.baseline or kept.FILE_NAME)

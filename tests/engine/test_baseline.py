@@ -94,7 +94,7 @@ def edited(lines: list[str], data: st.DataObject) -> Iterator[str]:
         yield indent + data.draw(st.sampled_from([line, line.replace(" = ", "  =   ")]))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(lines=LINES, order=st.randoms(use_true_random=False), data=st.data())
 def test_moved_indented_and_mended_lines_raise_nothing_new(
     bench: Workbench, lines: list[str], order: Any, data: st.DataObject
@@ -110,7 +110,7 @@ def test_moved_indented_and_mended_lines_raise_nothing_new(
     assert len(report.baselined) + sum(report.gone.values()) == before
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(old=LINES, new=LINES)
 def test_as_many_findings_stand_as_there_are_more_of_a_line_than_before(
     bench: Workbench, old: list[str], new: list[str]
@@ -153,7 +153,7 @@ def test_the_current_folder_does_not_matter(bench: Workbench, monkeypatch: pytes
     assert entries(bench) == {("sub/deep/net.py", "ESP201"): 1}
     for folder, path in (("sub/deep", "net.py"), ("sub", "."), (".", "sub/deep/net.py"), ("/", str(bench.folder))):
         monkeypatch.chdir(bench.folder / folder)
-        report = bench.audit(path, **({"config": str(bench.folder / "sub/pyproject.toml")} if folder == "/" else {}))
+        report = bench.audit(path, config=str(bench.folder / "sub/pyproject.toml") if folder == "/" else None)
         assert (len(report.baselined), report.findings) == (1, ())
 
 
@@ -290,7 +290,7 @@ ENTRIES = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(ENTRIES)
 def test_a_page_is_read_as_it_was_written_whatever_the_names_are(tmp_path: Path, wanted: dict[Key, Entry]) -> None:
     text = page(wanted)

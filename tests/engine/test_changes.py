@@ -304,6 +304,7 @@ def expanded(lines: Lines) -> set[int]:
     return {number for first, last in lines.changed for number in range(first, last + 1)}
 
 
+@settings(deadline=None)
 @given(LINES, LINES)
 def test_what_is_not_changed_stood_there_before_in_the_same_order(
     old: tuple[bytes, ...], new: tuple[bytes, ...]
@@ -316,7 +317,7 @@ def test_what_is_not_changed_stood_there_before_in_the_same_order(
     assert all(1 <= first <= last <= len(new) for first, last in lines.changed)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_of_lines_that_differ_exactly_the_inserted_and_the_replaced_ones_changed(data: st.DataObject) -> None:
     old = [b"%d" % number for number in range(data.draw(st.integers(0, 20)))]
