@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from esper_audit.collect import display_path
+from esper_audit.collect import STDIN, display_path
 from esper_audit.config import nearest
 from esper_audit.console import (
     check_writable,
@@ -132,6 +132,8 @@ def _write_baseline(request: CheckRequest, file: str | None, *, prune: bool) -> 
 
     if file == "":
         raise UsageError("--baseline names no file")
+    if STDIN in request.paths:
+        raise UsageError("a baseline is about files; standard input is none")
     cwd = current_folder()
     settings = settings_for(request, cwd)
     configured = settings.root / (settings.baseline or kept.FILE_NAME)

@@ -6,6 +6,7 @@ import json
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,7 @@ def test_a_link_that_leads_nowhere_is_not_written_through(inside: Esper, configu
     [
         ((".", "--baseline", ""), "give either --baseline FILE or --no-baseline"),
         ((".", "--baseline", "x", "--no-baseline"), "give either --baseline FILE or --no-baseline"),
+        (("baseline", "-"), "a baseline is about files; standard input is none"),
         (("baseline", ".", "--baseline", ""), "--baseline names no file"),
         (("baseline", ".", "--baseline", "no/such/x.json"), "cannot write to 'no/such/x.json': no such folder"),
         (("baseline", ".", "--baseline", "."), "cannot write to '.': it is a folder"),
@@ -267,3 +269,17 @@ def test_what_the_baseline_holds_back_fails_no_threshold(inside: Esper, configur
     assert inside(".", "--fail-on", "info").returncode == 0
     assert inside(".", "--fail-on", "info", "--no-baseline").returncode == 1
     assert inside(".", "--fail-on", "high", "--no-baseline").returncode == 0
+
+
+def test_a_baselined_finding_that_a_probe_confirms_comes_back(inside: Esper, project: Path) -> None:
+    pytest.importorskip("torch")
+    for name in ("network.py", "masks.py"):
+        shutil.copy(Path(__file__).parents[1] / "networks/twin" / name, project)
+    words = ("network.py", "--baseline", DEFAULT, "--select", "ESP602", "--format", "concise")
+    inside("baseline", "network.py", "--select", "ESP602")
+    assert inside(*words).returncode == 0
+    done = inside(*words, "--probe", "--fail-on", "low")
+    assert done.stdout.startswith("network.py:110:17: ESP602 ")
+    assert done.stdout.splitlines()[0].endswith(f" [in {DEFAULT}, which holds back nothing that was confirmed]")
+    assert done.stderr == f"note: {DEFAULT}: 1 known finding confirmed by an experiment, and not held back\n"
+    assert done.returncode == 1

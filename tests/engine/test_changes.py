@@ -6,13 +6,16 @@ import difflib
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_audit.changes import Lines, changed_lines
+from esper_audit.changes import Changes, Lines, changed_lines
 from esper_audit.core.errors import UsageError
+from esper_audit.core.findings import Category, Confidence, Finding, Severity, Span
+from esper_audit.semantics.source import Source
 
 from .toy_auditor import Workbench, codes
 
@@ -231,6 +234,14 @@ def test_no_repository_and_no_git_are_wrong_use(
     assert refusal(bench, "HEAD") == "--diff-base: cannot run git: is it installed?"
 
 
+def test_a_git_that_never_answers_is_given_up(repository: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = repository.write("bin/git", "#!/bin/sh\nexec sleep 600\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+    monkeypatch.setattr("esper_audit.changes._TIMEOUT", 0.1)
+    assert refusal(repository, "HEAD") == "--diff-base: git did not answer within 0 seconds"
+
+
 def test_inside_a_hook_git_points_elsewhere_and_is_not_followed(
     repository: Workbench, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -354,3 +365,38 @@ def test_the_comparison_agrees_with_git_about_a_real_change(repository: Workbenc
     assert expanded(changed_lines(old, new)) == added
     assert len(changed_lines(old, new).deleted) == sum(many == ["0"] for _, *many in ranges)
     assert difflib.SequenceMatcher(None, before, after).ratio() > 0.9  # a change, not another file
+
+
+def found_on(span: Span, **more: Any) -> Finding:
+    return Finding("ESP201", "a", Category.DEVICE, Severity.HIGH, Confidence.HIGH, "m", "h", span, **more)
+
+
+def touched(repository: Workbench, finding: Finding) -> bool:
+    path = repository.folder / "net.py"
+    return Changes("start").touch(finding, path, Source.read(path))
+
+
+def test_what_an_experiment_alone_found_is_about_the_whole_file(repository: Workbench) -> None:
+    head = Span("net.py", 3, 1, 3, 2)
+    assert not touched(repository, found_on(head, origin="probe"))
+    repository.network(BODY.replace("c = 3", "c = 4"))
+    assert touched(repository, found_on(head, origin="probe"))
+    assert not touched(repository, found_on(head))
+
+
+def test_a_span_that_ends_at_the_start_of_a_line_does_not_hold_that_line(repository: Workbench) -> None:
+    repository.network(BODY.replace("b = 2", "b = 3"))
+    assert not touched(repository, found_on(Span("net.py", 4, 1, 5, 1)))
+    assert touched(repository, found_on(Span("net.py", 4, 1, 5, 2)))
+
+
+def test_where_nobody_can_tell_a_finding_is_shown(
+    repository: Workbench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    found = found_on(Span("net.py", 4, 1, 4, 2))
+    assert Changes("start").touch(found, repository.folder / "net.py", None)  # it cannot be read any more
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "net.py"
+    elsewhere.write_text(BODY)
+    assert Changes("start").touch(found, elsewhere, Source.read(elsewhere))  # in no repository
+    git(elsewhere.parent, "init", "--quiet")
+    assert Changes("start").touch(found, elsewhere, Source.read(elsewhere))  # in one that has no such revision

@@ -329,3 +329,11 @@ def test_unknown_formats_are_refused_by_name(report: AuditReport, show: Show) ->
 def test_a_report_is_the_same_every_time(report: AuditReport, show: Show, style: str) -> None:
     """Two runs diff cleanly."""
     assert show(style, report) == show(style, report)
+
+
+def test_a_known_finding_that_came_back_says_so(one_finding: Build, show: Show) -> None:
+    """It stands among the others, and its reader knows that it is an old one."""
+    report = one_finding("a", (1, 1, 1, 2), verdict=Verdict.CONFIRMED, evidence="3 of 4", reason="in known.json")
+    assert "= baseline: in known.json" in show("full", report)
+    assert show("concise", report).splitlines()[0].endswith(" [in known.json]")
+    assert "**Baseline:** in known.json" in show("markdown", report)
