@@ -305,6 +305,18 @@ def test_a_partial_clone_fetches_nothing(repository: Workbench) -> None:
         touched.unlink()
 
 
+def test_a_clone_without_its_large_files_still_follows_renames(repository: Workbench) -> None:
+    repository.write("picture.gif", "large")
+    commit(repository.folder)
+    blob = git(repository.folder, "rev-parse", "HEAD:picture.gif")
+    git(repository.folder, "mv", "net.py", "sub.py")
+    git(repository.folder, "mv", "picture.gif", "other.gif")
+    repository.write("other.gif", "larger")
+    git(repository.folder, "add", "other.gif")
+    (repository.folder / ".git/objects" / blob[:2] / blob[2:]).unlink()
+    assert repository.audit("sub.py", diff_base="HEAD").findings == ()
+
+
 # --- comparing
 
 
