@@ -266,12 +266,15 @@ def gone(
     it lay in was walked and `wanted(path, code)`: the rule was in force for it.
     """
     folders = [os.path.realpath(folder) for folder in walked]
+    places = {path: baseline.place(path) for path, _ in left}
+    there = {path for path, place in places.items() if os.path.lexists(place)}
     found = {}
     for (path, mark), number in left.items():
-        place, code = baseline.place(path), baseline.entries[path, mark].code
-        if os.path.lexists(place):
-            if judged(place, code):
-                found[path, mark] = number
-        elif wanted(place, code) and any(place.is_relative_to(folder) for folder in folders):
+        place, code = places[path], baseline.entries[path, mark].code
+        if path in there:
+            known = judged(place, code)
+        else:
+            known = wanted(place, code) and any(place.is_relative_to(folder) for folder in folders)
+        if known:
             found[path, mark] = number
     return found

@@ -186,10 +186,13 @@ class _Repository:
 
     @property
     def renamed(self) -> dict[bytes, bytes]:
-        """New path -> old path of files that git takes for renamed, as `git status` does; trees only, no filters."""
+        """New path -> old path of files that git takes for renamed, as `git status` does; no filters.
+
+        Python files alone: git would read every other blob as well, and a partial clone may lack the large ones.
+        """
         if self._renamed is None:
             words = ("--cached", "-M", "--diff-filter=R", "--name-status", "-z", "--no-ext-diff", "--no-textconv")
-            fields = self._asked("diff-index", *words, "--ignore-submodules", self.commit).split(b"\0")
+            fields = self._asked("diff-index", *words, "--ignore-submodules", self.commit, "--", "*.py").split(b"\0")
             self._renamed = dict(zip(fields[2::3], fields[1::3], strict=False))
         return self._renamed
 
@@ -203,7 +206,7 @@ class _Repository:
         import subprocess
 
         settings = [word for setting in _NO_PROGRAMS for word in ("-c", setting)]
-        command = ["git", "--no-pager", "--literal-pathspecs", *settings, "-C", self.root, *words]
+        command = ["git", "--no-pager", *settings, "-C", self.root, *words]
         try:
             done = subprocess.run(  # noqa: S603 - a list of words, no shell; the revision cannot be an option
                 command,

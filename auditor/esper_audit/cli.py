@@ -285,7 +285,8 @@ def check(
     A finding is silenced where it stands, with its reason: `# esper: ignore[ESP201] runs on the CPU only`
     """
     if baseline == "" or (baseline is not None and no_baseline):
-        raise typer.BadParameter("give --baseline FILE or --no-baseline")
+        tell("error", "give either --baseline FILE or --no-baseline")
+        raise typer.Exit(UsageError.exit_code)
     given: dict[str, Any] = {
         "format": format.value if format is not None else None,
         "outputs": tuple(output or ()),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from esper_audit.collect import display_path
+from esper_audit.collect import STDIN, display_path
 from esper_audit.config import nearest
 from esper_audit.console import (
     check_writable,
@@ -127,12 +127,14 @@ def _tell(plan: Plan, report: AuditReport, *, failures: bool) -> None:
 def _about_baseline(plan: Plan, report: AuditReport) -> Iterator[str]:
     if plan.baseline is None:
         return
+    from esper_audit.reporters.words import count
+
     if back := sum(bool(finding.reason) for finding in report.active):
-        yield f"{plan.baseline.name}: an experiment confirms {back} of what it holds, and that is not held back"
+        yield f"{plan.baseline.name}: {count(back, 'known finding')} confirmed by an experiment, and not held back"
     if gone := sum(report.gone.values()):
         yield (
-            f"{plan.baseline.name}: {gone} of what it holds is gone;"
-            " `esper-audit baseline --prune PATH...` takes it out"
+            f"{plan.baseline.name}: {count(gone, 'known finding')} not found any more;"
+            " `esper-audit baseline --prune PATH...` takes out what is gone"
         )
 
 
@@ -211,6 +213,10 @@ def baseline(request: CheckRequest, *, file: str | None = None, prune: bool = Fa
 def _write_baseline(request: CheckRequest, file: str | None, *, prune: bool) -> int:
     from esper_audit import baseline as kept
 
+    if file == "":
+        raise UsageError("--baseline names no file")
+    if STDIN in request.paths:
+        raise UsageError("a baseline is about files; standard input is none")
     cwd = current_folder()
     settings = settings_for(request, cwd)
     configured = settings.root / (settings.baseline or kept.FILE_NAME)

@@ -13,7 +13,7 @@ from esper_audit.config import WITHOUT_EFFECT
 
 @pytest.mark.parametrize("key", WITHOUT_EFFECT)
 def test_a_reserved_key_is_told_to_have_no_effect(key: str, tmp_path: Path) -> None:
-    value = {"baseline": '"known.json"', "first-party": '["mine"]', "probe": "true"}[key]
+    value = {"first-party": '["mine"]'}[key]
     (tmp_path / "pyproject.toml").write_text(f"[tool.esper-audit]\n{key} = {value}\n")
     (tmp_path / "empty.py").write_text("")
     done = subprocess.run(

@@ -11,7 +11,10 @@ import pytest
 
 from .esper_process import environment
 
-NEVER = ("torch", "rich", "typer", "click", "pydantic", "libcst.matchers", "importlib.metadata", "pathspec", "tempfile")
+NEVER = (
+    "torch", "rich", "typer", "click", "pydantic", "libcst.matchers", "importlib.metadata", "pathspec", "tempfile",
+    "difflib", "esper_audit.baseline", "esper_audit.changes",
+)  # fmt: skip
 
 
 def imported(project: Path, *words: str) -> set[str]:

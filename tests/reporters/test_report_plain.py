@@ -61,7 +61,7 @@ def marked(text: str) -> list[str]:
 
 def test_full_report(report: AuditReport, show: Show, page: SnapshotAssertion) -> None:
     """All there is to see at 100 columns."""
-    text = show("full", report, show_refuted=True, show_suppressed=True, statistics=True)
+    text = show("full", report, show_refuted=True, show_suppressed=True, show_baselined=True, statistics=True)
     assert text == page
 
 
@@ -72,7 +72,9 @@ def test_full_report_in_a_narrow_terminal(report: AuditReport, show: Show, page:
 
 def test_concise_report(report: AuditReport, show: Show, page: SnapshotAssertion) -> None:
     """One line per finding."""
-    assert show("concise", report, show_refuted=True, show_suppressed=True, statistics=True) == page
+    assert (
+        show("concise", report, show_refuted=True, show_suppressed=True, show_baselined=True, statistics=True) == page
+    )
 
 
 def test_carets_stand_under_the_code_they_mean(report: AuditReport, show: Show) -> None:
@@ -257,7 +259,8 @@ def test_refuted_and_suppressed_findings_are_hidden_until_asked_for(report: Audi
     assert "refuted: logits of `field`" in show("full", report, show_refuted=True)
     shown = show("full", report, show_suppressed=True)
     assert "suppressed: logits of `crop`" in shown
-    assert "baselined: `self.hidden`" in shown
+    assert "baselined: `self.hidden`" not in shown
+    assert "baselined: `self.hidden`" in show("full", report, show_baselined=True)
 
 
 def test_the_summary_says_what_was_looked_at(report: AuditReport, clean_report: AuditReport, show: Show) -> None:
@@ -326,3 +329,11 @@ def test_unknown_formats_are_refused_by_name(report: AuditReport, show: Show) ->
 def test_a_report_is_the_same_every_time(report: AuditReport, show: Show, style: str) -> None:
     """Two runs diff cleanly."""
     assert show(style, report) == show(style, report)
+
+
+def test_a_known_finding_that_came_back_says_so(one_finding: Build, show: Show) -> None:
+    """It stands among the others, and its reader knows that it is an old one."""
+    report = one_finding("a", (1, 1, 1, 2), verdict=Verdict.CONFIRMED, evidence="3 of 4", reason="in known.json")
+    assert "= baseline: in known.json" in show("full", report)
+    assert show("concise", report).splitlines()[0].endswith(" [in known.json]")
+    assert "**Baseline:** in known.json" in show("markdown", report)
