@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from esper_audit import __version__
 from esper_audit.core.findings import Category, Finding, Highlight, Severity, Verdict
@@ -136,6 +137,31 @@ class RuleInfo:
     page: str
 
 
+class LazyRules(Sequence[RuleInfo]):
+    """The rules of a run that needed none of them: loaded when a reporter asks."""
+
+    def __init__(self, load: Callable[[], Sequence[RuleInfo]]) -> None:
+        self._load = load
+        self._rules: Sequence[RuleInfo] | None = None
+
+    def _all(self) -> Sequence[RuleInfo]:
+        if self._rules is None:
+            self._rules = self._load()
+        return self._rules
+
+    @overload
+    def __getitem__(self, index: int) -> RuleInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RuleInfo]: ...
+    def __getitem__(self, index: int | slice) -> RuleInfo | Sequence[RuleInfo]:
+        """One rule, or some."""
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._all())
+
+
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """The whole audit. All lists are sorted; `sources` holds the lines of each file that has a finding or highlight."""
@@ -148,7 +174,7 @@ class AuditReport:
     probes: tuple[ProbeResult, ...] = ()
     hidden: int = 0  # findings below --min-severity or --min-confidence
     notes: tuple[str, ...] = ()
-    rules: tuple[RuleInfo, ...] = ()
+    rules: Sequence[RuleInfo] = ()
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     torch_version: str = ""
 
