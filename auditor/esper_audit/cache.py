@@ -414,6 +414,9 @@ class Cache:
             for path in {str(path) for each in known.prints.values() for path in each.files} | (known.listing or set()):
                 self._enter(files, path)
             kept[root] = _project_data(known)
+        for path, row in self._files.items():
+            if path in entries and not entries[path][0] and files[path][5] != row[5]:
+                del entries[path]  # without torch when it was looked at, and nobody has asked for it since
         for path, entry in self._new.items():
             self._enter(files, path)
             entries[path] = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper_audit import cache as caches
+from esper_audit.cache import FOLDER, Cache, folder_for
 from esper_audit.config import Settings
 from esper_audit.engine import CheckRequest, audit, prepare
 
@@ -123,7 +122,7 @@ def answer(paths: list[str], *, cached: bool) -> tuple[str, int]:
     return json.dumps(report.to_json(), indent=1), plan.cache.hits if plan.cache else 0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREE, rounds=st.lists(st.tuples(st.lists(STEP, max_size=2), PATHS_ASKED), min_size=2, max_size=4))
 def test_a_warm_run_says_what_a_cold_one_says(
     tmp_path_factory: pytest.TempPathFactory,
@@ -142,3 +141,158 @@ def test_a_warm_run_says_what_a_cold_one_says(
             take(root, step)
         asked = [path for path in paths if (root / path).exists()] or ["."]
         assert answer(asked, cached=True)[0] == answer(asked, cached=False)[0]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a configuration of its own and one network whose base stands in another file."""
+    (tmp_path / "pyproject.toml").write_text('[tool.esper-audit]\nignore = ["ESP603"]\n', encoding="utf-8")
+    network = NETWORK.format(name="Net", base="Base", where="base", spare="left")
+    for path, text in (
+        ("net.py", network),
+        ("base.py", BASE.format(name="Base", parent="nn.Module", call="relu")),
+        ("consts.py", CONSTS.format(value="-1e9")),
+        ("plain.py", PLAIN.format(value=1)),
+    ):
+        take(tmp_path, ("write", path, text))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def cache_file(project: Path) -> Path:
+    (found,) = (project / FOLDER).glob("*.json")
+    return found
+
+
+@pytest.mark.usefixtures("project")
+def test_a_second_run_takes_every_file_from_the_cache() -> None:
+    first, none = answer(["."], cached=True)
+    second, hits = answer(["."], cached=True)
+    assert (none, hits) == (0, 4)
+    assert second == first
+
+
+def test_a_changed_base_class_in_another_file_is_seen(project: Path) -> None:
+    answer(["."], cached=True)
+    take(project, ("write", "base.py", BASE.format(name="Base", parent="object", call="relu")))
+    warm, hits = answer(["."], cached=True)
+    assert hits == 2  # the constants and the file without torch
+    assert warm == answer(["."], cached=False)[0]
+
+
+def test_a_file_that_was_missing_is_seen_when_it_comes(project: Path) -> None:
+    (project / "base.py").unlink()
+    answer(["."], cached=True)
+    take(project, ("write", "base.py", BASE.format(name="Base", parent="nn.Module", call="relu")))
+    assert answer(["."], cached=True)[0] == answer(["."], cached=False)[0]
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(project: Path) -> None:
+    answer(["."], cached=True)
+    path = project / "consts.py"
+    before = path.stat()
+    path.write_text(CONSTS.format(value="-1e4"), encoding="utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert answer(["."], cached=True)[0] == answer(["."], cached=False)[0]
+
+
+def test_a_warm_run_imports_neither_libcst_nor_the_rules(project: Path) -> None:
+    code = (
+        "import sys\nfrom esper_audit.__main__ import main\nmain()\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in ('libcst', 'esper_rules')))"
+    )
+    command = [sys.executable, "-c", code, "."]
+    cold = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    warm = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    assert "esper_rules.device" in cold
+    assert warm.rstrip().endswith("[]")
+    assert warm.splitlines()[:-1] == cold.splitlines()[:-1]
+
+
+@pytest.mark.usefixtures("project")
+def test_reports_that_need_the_rules_have_them_in_a_warm_run_too() -> None:
+    cold = audit(prepare(CheckRequest(paths=(".",))))
+    warm = audit(prepare(CheckRequest(paths=(".",))))
+    assert list(warm.rules) == list(cold.rules)
+    assert len(warm.rules) > 20
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:0],
+        lambda data: data[: len(data) // 2],
+        lambda data: data.replace(b"critical", b"info", 1).replace(b"high", b"info"),
+        lambda data: b"\x00" * len(data),
+        lambda data: data.partition(b"\n")[0] + b"\n{}",
+    ],
+    ids=["empty", "torn", "forged", "zeros", "another body"],
+)
+def test_a_damaged_cache_is_no_cache(project: Path, damage: object) -> None:
+    cold = answer(["."], cached=True)[0]
+    path = cache_file(project)
+    assert callable(damage)
+    path.write_bytes(damage(path.read_bytes()))
+    assert answer(["."], cached=True) == (cold, 0)
+    assert answer(["."], cached=True) == (cold, 4)
+
+
+def test_a_cache_sealed_by_somebody_else_is_not_believed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cold = answer(["."], cached=True)[0]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(project / "another-user"))
+    assert answer(["."], cached=True) == (cold, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
+def test_a_cache_folder_that_leads_elsewhere_is_not_written_to(
+    project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (project / FOLDER).symlink_to(elsewhere)
+    answer(["."], cached=True)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_the_run_goes_on(project: Path) -> None:
+    (project / FOLDER).write_text("a file where the folder should be", encoding="utf-8")
+    assert answer(["."], cached=True) == (answer(["."], cached=False)[0], 0)
+
+
+@pytest.mark.usefixtures("project")
+def test_other_rules_have_a_cache_of_their_own() -> None:
+    answer(["."], cached=True)
+    plan = prepare(CheckRequest(paths=(".",), ignore=("ESP2",)))
+    assert not [finding for finding in audit(plan).findings if finding.code.startswith("ESP2")]
+    assert plan.cache is not None
+    assert plan.cache.hits == 0
+
+
+def test_the_folder_is_known_to_git_and_backups_as_a_cache(project: Path) -> None:
+    answer(["."], cached=True)
+    assert (project / FOLDER / ".gitignore").read_text(encoding="utf-8") == "*\n"
+    assert (project / FOLDER / "CACHEDIR.TAG").read_text(encoding="utf-8").startswith("Signature: 8a477f597d28d172")
+
+
+def test_nothing_is_written_into_a_project_that_is_only_read(tmp_path: Path) -> None:
+    caller, foreign = tmp_path / "caller", tmp_path / "foreign"
+    inside = folder_for(Settings(file=foreign / "pyproject.toml", root=foreign), caller, None)
+    assert inside is not None
+    assert foreign not in inside.parents
+    assert folder_for(Settings(file=caller / "pyproject.toml", root=caller), caller, None) == caller / FOLDER
+    assert folder_for(Settings(), caller, "mine") == caller / "mine"
+
+
+@pytest.mark.usefixtures("project")
+def test_experiments_and_standard_input_use_no_cache() -> None:
+    assert prepare(CheckRequest(paths=("net.py",), probe=True)).cache is None
+    assert prepare(CheckRequest(paths=("-", "net.py"))).cache is None
+
+
+def test_runs_at_the_same_time_leave_a_cache_that_holds(project: Path) -> None:
+    command = [sys.executable, "-m", "esper_audit", "."]
+    runs = [subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    outputs = {run.communicate()[0] for run in runs}
+    assert len(outputs) == 1
+    assert answer(["."], cached=True)[1] == 4
+    assert isinstance(prepare(CheckRequest(paths=(".",))).cache, Cache)
