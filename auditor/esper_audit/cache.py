@@ -402,11 +402,9 @@ class Cache:
         for root in sorted({*self._known, *found}):
             known = self._project(root) if root in self._projects else _Known(None, {}, {}, set())
             for name in known.stale:
-                if name.startswith("t "):
-                    entries.pop(name[2:], None)
-            known = _Known(known.listing, known.ground, {**known.prints}, set(known.stale))
-            for name in known.stale & known.prints.keys():
-                del known.prints[name]
+                entries.pop(name.removeprefix("t "), None)
+            holding = {name: each for name, each in known.prints.items() if name not in known.stale}
+            known = _Known(known.listing, known.ground, holding, set())
             if root in found:
                 known = _with_project(known, found[root])
                 for at, source in found[root].known_sources.items():
@@ -414,8 +412,8 @@ class Cache:
             for path in {str(path) for each in known.prints.values() for path in each.files} | (known.listing or set()):
                 self._enter(files, path)
             kept[root] = _project_data(known)
-        for path, row in self._files.items():
-            if path in entries and not entries[path][0] and files[path][5] != row[5]:
+        for path in [path for path, row in self._files.items() if files[path][5] != row[5]]:
+            if path in entries and not entries[path][0]:
                 del entries[path]  # without torch when it was looked at, and nobody has asked for it since
         for path, entry in self._new.items():
             self._enter(files, path)

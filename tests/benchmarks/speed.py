@@ -16,8 +16,8 @@ What is compared, and how:
   its own; run the script with the peer's interpreter to see what that changes.
 * Each round measures the floor and then every tool; a ratio is taken within its round, so that a slow phase of the
   machine hits both sides of the fraction. Printed are the median of the ratios and the extremes.
-* Output is discarded. "cold" begins with an empty cache and includes the writing of it, "warm" finds what the cold run of
-  the same round has left. Beforehand, and not counted, all files are parsed once and every tool reads
+* Output is discarded. "cold" begins with an empty cache and includes writing it, "warm" finds what the cold run
+  of the same round has left. Beforehand, and not counted, all files are parsed once and every tool reads
   one file, so that the disk cache is warm and byte code is written.
 * ``--networks-only`` restricts every row to the files in which esper-audit finds a network, the ones that it cannot
   skip: the honest comparison for those who audit a single file.

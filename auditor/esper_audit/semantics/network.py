@@ -450,15 +450,12 @@ class NetworkClass:
     @cached_property
     def testing_files(self) -> tuple[Path, ...] | None:
         """Test files that name the class or its module; None when the project cannot be looked through."""
-        files = self.project.listing
-        if files is None:
+        naming, importing = (self.project.files_naming(word) for word in (self.simple_name, self.module.path.stem))
+        if naming is None or importing is None:
             return None
-        names, stem = self.project.names, self.module.path.stem
         found = []
-        for path in files:
-            if not self.project.is_test_code(path):
-                continue
-            if names(path, self.simple_name) or (names(path, stem) and self._imports_module(path)):
+        for path in self.project.in_order((*naming, *importing)):
+            if self.project.is_test_code(path) and (path in naming or self._imports_module(path)):
                 found.append(path)
         return tuple(found)
 
@@ -490,11 +487,11 @@ class NetworkClass:
 
     def reached_by_tests(self) -> bool:
         """Whether a test names code that names the class, or code that names that: tests of a trainer count."""
-        tests = [path for path in self.project.listing or () if self.project.is_test_code(path)]
         files, seen = list(self.caller_files), set(self.caller_files)
         for _ in range(2):
             names = {name for path in files for name in self._defined(path)}
-            if any(self.project.names(test, name) for test in tests for name in names):
+            named = (path for name in sorted(names) for path in self.project.files_naming(name) or ())
+            if any(self.project.is_test_code(path) for path in named):
                 return True
             callers = {path for name in sorted(names) for path in (self.project.files_naming(name) or ())[:MAX_CALLERS]}
             files = sorted(callers - seen)[:MAX_CALLERS]

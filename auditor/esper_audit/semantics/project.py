@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -570,6 +570,14 @@ class Project:
         self._now.listing = True
         return self.listing
 
+    def in_order(self, paths: Iterable[Path]) -> list[Path]:
+        """Files of the project in the order of its listing."""
+        return sorted(set(paths), key=self._order.__getitem__)
+
+    @cached_property
+    def _order(self) -> dict[Path, int]:
+        return {path: number for number, path in enumerate(self.listing or ())}
+
     @cached_property
     def listing(self) -> tuple[Path, ...] | None:
         """`python_files` for those who look into all of them for a word, and note the word."""
@@ -625,6 +633,15 @@ class Project:
             return self._read(path).data
         except SourceError:
             return b""
+
+    @cached_property
+    def _word_index(self) -> dict[bytes, list[Path]]:
+        """Each word with the files that hold it, in the order of the listing."""
+        index: dict[bytes, list[Path]] = {}
+        for path in self.listing or ():
+            for word in self._words_of(path):
+                index.setdefault(word, []).append(path)
+        return index
 
     @staticmethod
     def is_test_file(path: Path) -> bool:
@@ -683,7 +700,7 @@ class Project:
         """The project files whose bytes hold the word `name`, or None when the project is too large to say.
 
         A run on one network asks a few times, and searching bytes is cheapest; a run on a repository asks for hundreds
-        of names, and then an index of words pays.
+        of names, and then an index from words to files pays.
         """
         files = self.listing
         if files is None:
@@ -697,7 +714,7 @@ class Project:
                     path for path in files if word in self._unnoted(path) and pattern.search(self._unnoted(path))
                 )
             else:
-                found = tuple(path for path in files if word in self._words_of(path))
+                found = tuple(self._word_index.get(word, ()))
             self._naming[name] = found
         self._now.files.update(self._naming[name])
         return self._naming[name]
