@@ -3,9 +3,9 @@
     python tests/benchmarks/growth.py [--files 100,1000,10000] [--draw docs/speed-growth.png]
 
 Each tree holds packages of fifty files: a network with a base class in another file, a trainer that builds it, a test
-that names it, and the rest without torch, as in most repositories. Measured is CPU time, user and system, of whole processes:
-once with an empty cache, whose writing is included, and twice with a full one, of which the second counts (the first
-still reads anew what is younger than two seconds). Run by hand and never a test.
+that names it, and the rest without torch, as in most repositories. Measured is CPU time, user and system, of whole
+processes: once with an empty cache, whose writing is included, and twice with a full one, of which the second counts
+(the first still reads anew what is younger than two seconds). Run by hand and never a test.
 """
 
 from __future__ import annotations

@@ -453,11 +453,11 @@ class NetworkClass:
         naming, importing = (self.project.files_naming(word) for word in (self.simple_name, self.module.path.stem))
         if naming is None or importing is None:
             return None
-        found = []
-        for path in self.project.in_order((*naming, *importing)):
-            if self.project.is_test_code(path) and (path in naming or self._imports_module(path)):
-                found.append(path)
-        return tuple(found)
+        return tuple(
+            path
+            for path in self.project.in_order((*naming, *importing))
+            if self.project.is_test_code(path) and (path in naming or self._imports_module(path))
+        )
 
     @cached_property
     def importing_tests(self) -> tuple[Path, ...]:
