@@ -13,8 +13,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -44,6 +44,7 @@ VARIABLE = "ESPER_AUDIT_CACHE_DIR"
 _MAGIC = b"esper-audit cache 1 "
 _CLOCK_SLACK = 2_000_000_000  # nanoseconds: clocks of file systems are coarse, and not always this machine's
 _KEPT = 60 * 86_400  # seconds until a file that no run has used is removed
+_OURS = re.compile(r"[0-9a-f]{32}\.json(\.[0-9a-f]{16}\.tmp)?")
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of esper-audit: it may be deleted.\n"
     "# See https://bford.info/cachedir/\n"
@@ -142,13 +143,14 @@ def _key() -> bytes:
             return key
     folder.mkdir(parents=True, exist_ok=True)
     key = os.urandom(32)
-    _replace(path, key)  # mkstemp makes files that only the user can read
+    _replace(path, key)
     return path.read_bytes()  # of two runs that made one at the same time, the last one's
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file all at once."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """Write a file that only the user can read, all at once. (The import of `tempfile` costs more than a warm run has.)"""
+    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         with open(handle, "wb") as sink:
             sink.write(data)
@@ -532,6 +534,6 @@ def _make_folder(folder: Path) -> None:
 def _tidy(path: Path) -> None:
     """Remove the answers to questions that nobody has asked for long, other versions' among them."""
     with contextlib.suppress(OSError):
-        for other in path.parent.glob("*.json"):
-            if other != path and len(other.stem) == 32 and time.time() - other.lstat().st_mtime > _KEPT:
+        for other in path.parent.iterdir():
+            if other != path and _OURS.fullmatch(other.name) and time.time() - other.lstat().st_mtime > _KEPT:
                 other.unlink()
