@@ -148,7 +148,7 @@ def _key() -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write a file that only the user can read, all at once. (The import of `tempfile` costs more than a warm run has.)"""
+    """Write a file that only the user can read, all at once; `tempfile` would cost each run its import."""
     temporary = f"{path}.{os.urandom(8).hex()}.tmp"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
