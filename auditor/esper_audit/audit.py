@@ -103,7 +103,8 @@ class Auditor:
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))
         try:
-            return self._audit(path, shown, workshop)
+            with workshop.project.finding(workshop.project.targets, path):
+                return self._audit(path, shown, workshop)
         except SourceError as error:
             return FileResult(FileReport(shown, "unparsable", error=str(error), error_line=error.line))
         except RecursionError:
@@ -124,6 +125,11 @@ class Auditor:
         workshop = self._workshop(path)
         audits = workshop.audits.get(workshop.project.same(path), {})
         return [Case(order_for(audit.net), audit.card) for audit in audits.values()]
+
+    @property
+    def projects(self) -> list[Project]:
+        """The projects that the audited files belong to, with the footprints of what was found."""
+        return [workshop.project for workshop in self._workshops.values()]
 
     def _workshop(self, path: Path) -> _Workshop:
         root = project_root(path)
@@ -193,8 +199,13 @@ class Auditor:
 
     def _networks(self, workshop: _Workshop, path: Path) -> dict[str, _NetworkAudit]:
         """The audits of all networks that a file defines; made once, with one code generation for all positions."""
-        if path in workshop.audits:
-            return workshop.audits[path]
+        workshop.project.uses_audit(path)
+        if path not in workshop.audits:
+            with workshop.project.finding(workshop.project.audits, path):
+                workshop.audits[path] = self._new_audits(workshop, path)
+        return workshop.audits[path]
+
+    def _new_audits(self, workshop: _Workshop, path: Path) -> dict[str, _NetworkAudit]:
         from esper_audit.semantics.network import NetworkClass
 
         module = workshop.models.module(path)
@@ -209,9 +220,8 @@ class Auditor:
             workshop.project.consulted.clear()
             net = NetworkClass(model, workshop.interpreter)
             hits, praises, errors = self._ask(net, module)
-            audit = _NetworkAudit(
-                _card(net, self.display), net, errors=errors, consulted=set(workshop.project.consulted)
-            )
+            consulted = workshop.project.consulted | _imported(net)
+            audit = _NetworkAudit(_card(net, self.display), net, errors=errors, consulted=consulted)
             raw[name] = (net, hits, praises, audit)
             places.want_all(hits, praises)
         for net, hits, praises, audit in raw.values():
@@ -219,8 +229,7 @@ class Auditor:
             audit.highlights = sorted(
                 {_highlight(rule, praise, net, places) for rule, praise in praises}, key=lambda h: h.sort_key
             )
-        workshop.audits[path] = {name: audit for name, (_, _, _, audit) in raw.items()}
-        return workshop.audits[path]
+        return {name: audit for name, (_, _, _, audit) in raw.items()}
 
     def _ask(
         self, net: NetworkClass, module: ModuleModel
@@ -321,6 +330,17 @@ def _highlight(rule: Rule, praise: Praise, net: NetworkClass, places: _Places) -
     return Highlight(
         rule.code, rule.name, rule.category, praise.message, span.path, span.line, praise.symbol or net.name
     )
+
+
+def _imported(net: NetworkClass) -> set[Path]:
+    """The project files that the imports of the network's file, and of its ancestors', lead through."""
+    found: set[Path] = set()
+    for path in {model.module.path for model in net.model.lineage}:
+        index = net.project.index(path)
+        for name in index.imports if index is not None else ():
+            found |= net.project.way(path, name)
+        found.add(path)
+    return found
 
 
 def _card(net: NetworkClass, display: Callable[[Path], str]) -> NetworkCard:

@@ -265,6 +265,18 @@ def check(
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Read no configuration file.", rich_help_panel=_WHERE)
     ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Audit every file anew and keep nothing.", rich_help_panel=_WHERE)
+    ] = False,
+    cache_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--cache-dir",
+            metavar="DIR",
+            help="Where results are kept; also ESPER_AUDIT_CACHE_DIR. (default: beside the configuration)",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
 ) -> None:
     """Audit files and folders. The word `check` may be left out.
 
@@ -316,6 +328,8 @@ def check(
         "fix": fix,
         "unsafe_fixes": unsafe_fixes,
         "diff": diff,
+        "cache": not no_cache,
+        "cache_dir": cache_dir,
     }
     # what was not said is left out, so that the defaults stay in CheckRequest
     request = CheckRequest(paths=tuple(paths), **{name: value for name, value in given.items() if value is not None})

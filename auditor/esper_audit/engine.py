@@ -14,12 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper_audit.collect import Collection, Patterns, Target, collect, display_path
+from esper_audit.cache import Cache, Entry
+from esper_audit.collect import STDIN, Collection, Patterns, Target, collect, display_path
 from esper_audit.config import Selectors, Settings, load
 from esper_audit.core.errors import ConfigError, SourceError, UsageError
 from esper_audit.core.findings import Confidence, Finding, Highlight, Severity, fingerprinted
-from esper_audit.core.report import AuditReport, FileReport, RuleInfo
+from esper_audit.core.report import AuditReport, FileReport, LazyRules, RuleInfo
 from esper_audit.selection import Selection, names_rules
+from esper_audit.semantics.project import project_root
 from esper_audit.semantics.source import Source
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class CheckRequest:
     fix: bool = False
     unsafe_fixes: bool = False
     diff: bool = False
+    cache: bool = True
+    cache_dir: str | None = None
     everything: bool = False  # of the `probe` command: experiments that decide no finding, too
 
 
@@ -123,6 +127,7 @@ class Catalogue:
         self._plugins = plugins
         self._load = load
         self.loaded = False
+        self.remembered: Mapping[str, str] = {}  # code -> name as an earlier run of the same rules knew them
 
     @cached_property
     def rules(self) -> Mapping[str, AnyRule]:
@@ -149,6 +154,8 @@ class Catalogue:
     @cached_property
     def names(self) -> Mapping[str, str]:
         """Code -> name."""
+        if self.remembered:
+            return self.remembered
         from esper_audit.probes.codes import own_rules
         from esper_audit.suppressions import OWN_RULES
 
@@ -177,6 +184,7 @@ class Plan:
     cwd: Path
     baseline: Baseline | None = None
     changes: Changes | None = None
+    cache: Cache | None = None
 
     @property
     def probes(self) -> bool:
@@ -216,6 +224,13 @@ def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
     cwd = current_folder()
     settings = settings_for(request, cwd)
     catalogue = catalogue_of(settings, cwd, rules)
+    # An experiment needs the networks themselves, and what standard input says about a file is on no disk.
+    probes = request.probe if request.probe is not None else settings.probe is True
+    fixing = request.fix or request.diff  # files are audited as they are not on the disk
+    cached = request.cache and not probes and not fixing and STDIN not in request.paths and rules is load_rules
+    cache = Cache.open(settings, cwd, request.cache_dir) if cached else None
+    if cache is not None:
+        catalogue.remembered = cache.names
     if names_rules(settings):
         # An unknown code is an error even where no file needs the rules, and so is a choice that leaves none: a green
         # run in which nothing was looked for is worse than a red one.
@@ -242,6 +257,7 @@ def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
         cwd,
         baseline=_baseline(request, settings, cwd),
         changes=_changes(request, collection),
+        cache=cache,
     )
 
 
@@ -307,6 +323,7 @@ def audit(
         run.look_at(target)
     if plan.probes:
         run.put_on_trial(tell or (lambda _: None))
+    run.save()
     return run.report()
 
 
@@ -331,6 +348,7 @@ class _Run:
     results: dict[str, _Result] = field(default_factory=dict)
     sources: dict[str, Source | None] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
+    audited: bool = False  # whether a file was audited, now or before
     trial: Trial | None = None
 
     # --- reading files
@@ -356,7 +374,12 @@ class _Run:
         return display_path(path, self.plan.cwd)
 
     def look_at(self, target: Target) -> None:
-        """Audit one file, or see that there is nothing in it for us."""
+        """Audit one file, or see that there is nothing in it for us, or that nothing has changed."""
+        cache = self.plan.cache
+        entry = cache.get(target.path, explicit=target.explicit) if cache is not None else None
+        if entry is not None:
+            self._take(target, entry)
+            return
         try:
             source = Source(target.path, self.read_stdin()) if target.stdin else self.read(target.path)
         except SourceError as error:
@@ -366,6 +389,36 @@ class _Run:
         self.results[target.display] = result
         if result.findings or result.highlights or target.stdin or _SUPPRESSION_MARK in source.data:
             self.sources[target.display] = source
+        if cache is not None:
+            root = str(project_root(target.path)) if result.report.status != "skipped" else ""
+            marked = _SUPPRESSION_MARK in source.data
+            consulted = tuple(map(str, result.consulted))
+            found, praised = tuple(result.findings), tuple(result.highlights)
+            cache.put(target.path, Entry(root, target.explicit, marked, result.report, found, praised, consulted))
+
+    def _take(self, target: Target, entry: Entry) -> None:
+        """Let an earlier run's result stand."""
+        report = replace(entry.report, path=target.display)
+        consulted = tuple(map(Path, entry.consulted))
+        self.results[target.display] = _Result(report, entry.findings, entry.highlights, consulted)
+        if entry.root:
+            self.audited = True
+        else:
+            self.details.append(_without_torch(target))
+        if entry.findings or entry.highlights or entry.marked:
+            self._source(target.display)
+
+    def save(self) -> None:
+        """Keep the results for the next run."""
+        cache = self.plan.cache
+        if cache is None:
+            return
+        projects = getattr(self.auditor, "projects", None) if self.plan.catalogue.loaded else ()
+        if projects is not None:  # an auditor that leaves no footprints is one of a test
+            cache.save(projects, self.plan.catalogue.names if self.plan.catalogue.loaded else None)
+        self.details.append(f"cache: {cache.hits} of {len(self.results)} files as before; {cache.path or 'none kept'}")
+        if cache.trouble:
+            self.details.append(cache.trouble)
 
     def _audited(self, target: Target, source: Source) -> _Result:
         auditor = self.auditor  # outside the try: a plugin that cannot be loaded is no fault of this file
@@ -386,7 +439,7 @@ class _Run:
                 source.ast  # noqa: B018 - parsed for its errors
             except SourceError as error:
                 return _unparsable(target, error)
-        self.details.append(f"{target.display}: skipped, torch does not occur in it")
+        self.details.append(_without_torch(target))
         return _Result(FileReport(target.display, "skipped"))
 
     # --- experiments
@@ -561,8 +614,6 @@ class _Run:
             return False
         if result.report.networks:
             return True
-        from esper_audit.semantics.project import project_root
-
         root = project_root(absolute)
         return any(root == folder or folder in root.parents for folder in self.plan.collection.walked)
 
@@ -583,9 +634,13 @@ class _Run:
                 files.setdefault(path, FileReport(path, "consulted"))
         return tuple(report for _, report in sorted(files.items()))
 
-    def _rule_infos(self) -> tuple[RuleInfo, ...]:
-        if not self.plan.catalogue.loaded:
-            return ()
+    def _rule_infos(self) -> Sequence[RuleInfo]:
+        catalogue = self.plan.catalogue
+        if not catalogue.loaded:
+            return LazyRules(self._selected_rules) if self.audited else ()
+        return self._selected_rules()
+
+    def _selected_rules(self) -> tuple[RuleInfo, ...]:
         catalogue = self.plan.catalogue
         infos = catalogue.static_infos if self.trial is None else catalogue.infos  # without a trial, nobody looked
         return tuple(info for code, info in infos.items() if self.selection.enabled(code))
@@ -613,6 +668,10 @@ class _Run:
             if 0 < finding.span.line <= len(lines):
                 texts[finding.span.path, finding.span.line] = lines[finding.span.line - 1]
         return texts
+
+
+def _without_torch(target: Target) -> str:
+    return f"{target.display}: skipped, torch does not occur in it"
 
 
 def _unparsable(target: Target, error: SourceError) -> _Result:

@@ -16,7 +16,8 @@ What is compared, and how:
   its own; run the script with the peer's interpreter to see what that changes.
 * Each round measures the floor and then every tool; a ratio is taken within its round, so that a slow phase of the
   machine hits both sides of the fraction. Printed are the median of the ratios and the extremes.
-* Output is discarded and no cache is used. Beforehand, and not counted, all files are parsed once and every tool reads
+* Output is discarded. "cold" begins with an empty cache and includes writing it, "warm" finds what the cold run
+  of the same round has left. Beforehand, and not counted, all files are parsed once and every tool reads
   one file, so that the disk cache is warm and byte code is written.
 * ``--networks-only`` restricts every row to the files in which esper-audit finds a network, the ones that it cannot
   skip: the honest comparison for those who audit a single file.
@@ -40,6 +41,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+CACHE = "ESPER_AUDIT_CACHE_DIR"
 
 # Runs in a process of its own. Reads the names of the files from standard input, prints what is not parsing.
 FLOOR = """\
@@ -152,7 +155,7 @@ def find_tools(options: argparse.Namespace, audit: Sequence[str] | None) -> dict
     jobs = ["--jobs", str(options.jobs)] if options.jobs else []
     tools = {}
     if audit:
-        tools[f"esper-audit {ask_version([*audit[:3], '--version'])}"] = [*audit, *jobs]
+        tools[f"esper-audit {ask_version([*audit[:3], '--version'])}"] = [*audit]
     if options.torchfix:
         version = ask_version([options.torchfix, "--version"])
         tools[f"torchfix {version}"] = [options.torchfix, "--select", "ALL", *jobs]
@@ -174,6 +177,13 @@ def build_rows(files: Sequence[Path], tools: dict[str, list[str]], targets: Sequ
     def tool(command: Sequence[str]) -> Callable[[], float]:
         return lambda: must_run([*command, *targets]).seconds
 
+    def cold(measure: Callable[[], float]) -> Callable[[], float]:
+        def measured() -> float:
+            shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+            return measure()
+
+        return measured
+
     with_torch = [file for file in files if b"torch" in file.read_bytes()]
     rows = [
         Row(f"floor: bare libcst parse of {len(files)} files", floor),
@@ -181,7 +191,11 @@ def build_rows(files: Sequence[Path], tools: dict[str, list[str]], targets: Sequ
     ]
     if with_torch and len(with_torch) < len(files):
         rows.append(Row(f"floor for the {len(with_torch)} files with 'torch'", lambda: parse_all(with_torch)[0]))
-    rows += [Row(name, tool(command)) for name, command in tools.items()]
+    for name, command in tools.items():
+        if name.startswith("esper-audit"):
+            rows += [Row(f"{name}, cold", cold(tool(command))), Row(f"{name}, warm", tool(command))]
+        else:
+            rows.append(Row(name, tool(command)))
     for command in tools.values():
         must_run([*command, str((with_torch or files)[0])])
     return rows
@@ -214,7 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--torch-preflight", metavar="BIN", help="the torch-preflight program")
     parser.add_argument("--networks-only", action="store_true", help="only files in which esper-audit finds a network")
     parser.add_argument("--runs", type=int, default=3, help="measured rounds (default: 3)")
-    parser.add_argument("--jobs", type=int, help="worker processes for every tool (default: what each tool chooses)")
+    parser.add_argument("--jobs", type=int, help="worker processes for the peers (default: what each tool chooses)")
     options = parser.parse_args()
     if options.runs < 1:
         parser.error("--runs is to be at least 1")
@@ -231,6 +245,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     options = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[CACHE] = str(Path(folder, "cache"))
+        measured(options)
+
+
+def measured(options: argparse.Namespace) -> None:
+    """Measure and print, with a cache folder of its own."""
     folders = [folder.resolve() for folder in options.folders]
     audit: list[str] | None = [sys.executable, "-m", "esper_audit"]  # the plain run, as a user would start it
     if not ask_version([sys.executable, "-m", "esper_audit", "--version"]):

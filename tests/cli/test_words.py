@@ -91,7 +91,11 @@ def test_quiet_says_only_the_findings_and_verbose_says_what_was_skipped(inside: 
     assert quiet.stderr == ""
     assert len(quiet.stdout.splitlines()) == 1
     assert inside("net.py", "-q").stdout == ""
-    assert inside("net.py", "plain.py", "-v").stderr == "note: plain.py: skipped, torch does not occur in it\n"
+    assert (
+        inside("net.py", "plain.py", "-v", "--no-cache").stderr
+        == "note: plain.py: skipped, torch does not occur in it\n"
+    )
+    assert "note: cache: " in inside("net.py", "plain.py", "-v").stderr
 
 
 def test_statistics_are_shown_on_request(inside: Esper) -> None:

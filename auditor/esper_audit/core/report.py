@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from esper_audit import __version__
 from esper_audit.core.findings import Category, Confidence, Finding, Highlight, Severity, Verdict
@@ -138,6 +138,31 @@ class RuleInfo:
     confidence: Confidence = Confidence.HIGH
 
 
+class LazyRules(Sequence[RuleInfo]):
+    """The rules of a run that needed none of them: loaded when a reporter asks."""
+
+    def __init__(self, load: Callable[[], Sequence[RuleInfo]]) -> None:
+        self._load = load
+        self._rules: Sequence[RuleInfo] | None = None
+
+    def _all(self) -> Sequence[RuleInfo]:
+        if self._rules is None:
+            self._rules = self._load()
+        return self._rules
+
+    @overload
+    def __getitem__(self, index: int) -> RuleInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RuleInfo]: ...
+    def __getitem__(self, index: int | slice) -> RuleInfo | Sequence[RuleInfo]:
+        """One rule, or some."""
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._all())
+
+
 @dataclass(frozen=True, slots=True)
 class AuditReport:
     """The whole audit. All lists are sorted; `sources` holds the lines of each file that has a finding or highlight."""
@@ -152,7 +177,7 @@ class AuditReport:
     unchanged: int = 0  # findings on lines that --diff-base leaves out
     gone: Mapping[tuple[str, str], int] = field(default_factory=dict)  # of the baseline: (path, digest) -> how many
     notes: tuple[str, ...] = ()
-    rules: tuple[RuleInfo, ...] = ()
+    rules: Sequence[RuleInfo] = ()
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     torch_version: str = ""
 

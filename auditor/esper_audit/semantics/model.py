@@ -438,6 +438,7 @@ class Models:
 
     def module(self, path: Path) -> ModuleModel | None:
         """The model of a file, or None when it cannot be read; each file is parsed once."""
+        self.project.uses_facts(path)
         if path not in self._modules:
             try:
                 self._modules[path] = self.parse(path)

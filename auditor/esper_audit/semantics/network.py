@@ -362,7 +362,7 @@ class NetworkClass:
         The bodies of the class itself are left out: only code that builds, receives or trains the network counts.
         """
         for path in self.caller_files:
-            if not words or any(word.encode() in self.project.words(path) for word in words):
+            if not words or any(self.project.names(path, word) for word in words):
                 yield from self._callers_in(path, None)
 
     def compilers(self) -> Iterator[Caller]:
@@ -450,18 +450,14 @@ class NetworkClass:
     @cached_property
     def testing_files(self) -> tuple[Path, ...] | None:
         """Test files that name the class or its module; None when the project cannot be looked through."""
-        files = self.project.python_files
-        if files is None:
+        naming, importing = (self.project.files_naming(word) for word in (self.simple_name, self.module.path.stem))
+        if naming is None or importing is None:
             return None
-        stem = self.module.path.stem
-        found = []
-        for path in files:
-            if not self.project.is_test_code(path):
-                continue
-            words = self.project.words(path)
-            if self.simple_name.encode() in words or (stem.encode() in words and self._imports_module(path)):
-                found.append(path)
-        return tuple(found)
+        return tuple(
+            path
+            for path in self.project.in_order((*naming, *importing))
+            if self.project.is_test_code(path) and (path in naming or self._imports_module(path))
+        )
 
     @cached_property
     def importing_tests(self) -> tuple[Path, ...]:
@@ -472,7 +468,7 @@ class NetworkClass:
             symbol = self.project.lookup(path, self.simple_name)
             data = self.project.source(path).data
             inside = b"import " in data and module_name in data
-            named = self.simple_name.encode() in self.project.words(path)
+            named = self.project.names(path, self.simple_name)
             if (symbol.path == self.module.path and symbol.name == self.name) or (named and inside):
                 found.append(path)
         return tuple(found)
@@ -491,11 +487,11 @@ class NetworkClass:
 
     def reached_by_tests(self) -> bool:
         """Whether a test names code that names the class, or code that names that: tests of a trainer count."""
-        tests = [path for path in self.project.python_files or () if self.project.is_test_code(path)]
         files, seen = list(self.caller_files), set(self.caller_files)
         for _ in range(2):
             names = {name for path in files for name in self._defined(path)}
-            if any(name.encode() in self.project.words(test) for test in tests for name in names):
+            named = (path for name in sorted(names) for path in self.project.files_naming(name) or ())
+            if any(self.project.is_test_code(path) for path in named):
                 return True
             callers = {path for name in sorted(names) for path in (self.project.files_naming(name) or ())[:MAX_CALLERS]}
             files = sorted(callers - seen)[:MAX_CALLERS]

@@ -12,7 +12,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -130,8 +131,29 @@ class Symbol:
     name: str
 
 
+@dataclass(slots=True)
+class Footprint:
+    """What a piece of knowledge rests on, so that a cache can tell whether it still holds.
+
+    `files` counts by content alone; `facts` are files (or folders of imports) whose own footprints count as well, and
+    `audits` files whose networks' audits do. `words` were looked for in every file, `probes` are paths that were asked
+    for, with the answer, and `listing` says that the mere list of the project's files mattered.
+    """
+
+    files: set[Path] = field(default_factory=set)
+    facts: set[Path] = field(default_factory=set)
+    audits: set[Path] = field(default_factory=set)
+    words: set[str] = field(default_factory=set)
+    probes: dict[str, bool] = field(default_factory=dict)
+    listing: bool = False
+
+
 class Project:
-    """One project tree. All look-ups are cached; nothing is imported or run."""
+    """One project tree. All look-ups are cached; nothing is imported or run.
+
+    Every look-up is entered in the footprint of what it is made for. What is known about a file through its imports
+    has a footprint of its own, since it is found once and shared: who uses it refers to that.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -145,10 +167,47 @@ class Project:
         self._packages: dict[Path, Path] = {}
         self._looking: set[tuple[Path, str]] = set()
         self._lookups: dict[tuple[Path, str], Symbol] = {}
+        self._ways: dict[tuple[Path, str], frozenset[Path]] = {}
+        self._way: set[Path] = set()
         self._network: dict[tuple[Path, str], bool] = {}
+        self._inheriting: set[tuple[Path, str]] = set()
+        self._cut_at: set[tuple[Path, str]] = set()
         self._words: dict[Path, frozenset[bytes]] = {}
         self._naming: dict[str, tuple[Path, ...]] = {}
         self.consulted: set[Path] = set()
+        self.ground = Footprint()  # what all knowledge about the project rests on
+        self.facts: dict[Path, Footprint] = {}
+        self.audits: dict[Path, Footprint] = {}
+        self.targets: dict[Path, Footprint] = {}
+        self._now = self.ground
+
+    @contextmanager
+    def finding(self, about: dict[Path, Footprint], path: Path) -> Iterator[None]:
+        """Enter what is looked up meanwhile in the footprint of `path` among `about`."""
+        before = self._now
+        print_of = about.get(path)
+        if print_of is None:
+            print_of = about[path] = Footprint({path})
+        self._now = print_of
+        try:
+            yield
+        finally:
+            self._now = before
+
+    def uses_facts(self, path: Path) -> None:
+        """Say that what is being found out rests on what is known about a file."""
+        self._now.facts.add(path)
+        if path not in self.facts:
+            self.facts[path] = Footprint({path})
+
+    def uses_audit(self, path: Path) -> None:
+        """Say that what is being found out rests on the audits of a file's networks."""
+        self._now.audits.add(path)
+
+    @property
+    def known_sources(self) -> Mapping[Path, Source]:
+        """The files that were read."""
+        return self._sources
 
     def same(self, path: Path) -> Path:
         """The one object that stands for a path: equal paths that are two objects are dear to compare."""
@@ -158,6 +217,10 @@ class Project:
 
     def source(self, path: Path) -> Source:
         """The file's source; raises SourceError."""
+        self._now.files.add(path)
+        return self._read(path)
+
+    def _read(self, path: Path) -> Source:
         source = self._sources.get(path)
         if source is None:
             source = self._sources[path] = Source.read(path)
@@ -174,6 +237,7 @@ class Project:
 
     def index(self, path: Path) -> FileIndex | None:
         """What the file defines, or None when it cannot be read."""
+        self._now.files.add(path)
         if path not in self._indexes:
             try:
                 self._indexes[path] = self._build_index(path)
@@ -246,16 +310,25 @@ class Project:
         root = self._packages.get(folder)
         if root is None:
             root = folder
-            while (root / "__init__.py").exists() and root != root.parent:
+            while self._is_package(root) and root != root.parent:
                 root = root.parent
             self._packages[folder] = root
         return root
 
+    def _is_package(self, folder: Path) -> bool:
+        # Where packages begin decides the names of all files in them: everything rests on it.
+        marker = folder / "__init__.py"
+        found = self.ground.probes[str(marker)] = marker.exists()
+        return found
+
     def module_path(self, path: Path, dotted: str) -> Path | None:
         """The project file that `import dotted` from `path` would read, or None for external modules."""
-        key = (path.parent, dotted)
+        folder = self.same(path.parent)
+        key = (folder, dotted)
+        self.uses_facts(folder)
         if key not in self._module_paths:
-            found = self._find_module(path, dotted)
+            with self.finding(self.facts, folder):
+                found = self._find_module(path, dotted)
             self._module_paths[key] = self.same(found) if found is not None else None
         return self._module_paths[key]
 
@@ -264,11 +337,15 @@ class Project:
             return None
         parts = dotted.split(".")
         for root in self._source_roots(path):
+            probes = self._now.probes
             if parts[0] not in self._top_names(root):
-                continue  # one listing of a root spares two calls for each external import
+                # One listing of a root spares two calls for each external import.
+                probes[f"{root}/{parts[0]}.py"] = probes[f"{root}/{parts[0]}/__init__.py"] = False
+                continue
             base = root.joinpath(*parts)
             for candidate in (base.with_name(base.name + ".py"), base / "__init__.py"):
-                if candidate.is_file():
+                found = probes[str(candidate)] = candidate.is_file()
+                if found:
                     return candidate
         return None
 
@@ -286,19 +363,31 @@ class Project:
     def lookup(self, path: Path, dotted: str, _depth: int = 0) -> Symbol:
         """Where a dotted name used in `path` leads, through aliases and re-exports."""
         key = (path, dotted)
+        self.uses_facts(path)
         known = self._lookups.get(key)
         if known is not None:
+            self._way |= self._ways[key]
             return known
         if key in self._looking:
             return Symbol(None, dotted)  # an import cycle: unknown on this way, perhaps known on another
         self._looking.add(key)
+        outer, self._way = self._way, set()
         try:
-            found = self._lookup(path, dotted, _depth)
+            with self.finding(self.facts, path):
+                found = self._lookup(path, dotted, _depth)
         finally:
             self._looking.discard(key)
+            way, self._way = self._way, outer
+            self._way |= way
         if _depth == 0 or found.path is not None:
             self._lookups[key] = found  # what a cycle or the depth cut short is not kept
+            self._ways[key] = frozenset(way)
         return found
+
+    def way(self, path: Path, dotted: str) -> frozenset[Path]:
+        """The project files through which a name used in `path` leads to its definition."""
+        self.lookup(path, dotted)
+        return self._ways.get((path, dotted), frozenset())
 
     def _lookup(self, path: Path, dotted: str, depth: int) -> Symbol:
         index = self.index(path)
@@ -330,6 +419,11 @@ class Project:
 
     def lookup_absolute(self, path: Path, dotted: str, depth: int = 0) -> Symbol:
         """Where an absolute dotted name leads when `path` imports it."""
+        self.uses_facts(path)
+        with self.finding(self.facts, path):
+            return self._lookup_absolute(path, dotted, depth)
+
+    def _lookup_absolute(self, path: Path, dotted: str, depth: int) -> Symbol:
         parts = dotted.split(".")
         for cut in range(len(parts), 0, -1):
             module = self.module_path(path, ".".join(parts[:cut]))
@@ -340,7 +434,7 @@ class Project:
                 return Symbol(module, "")
             if module == path and not self._defines(path, parts[cut]):
                 continue
-            self.consulted.add(module)
+            self._way.add(module)
             return self.lookup(module, rest, depth + 1)
         return Symbol(None, dotted)
 
@@ -355,6 +449,7 @@ class Project:
 
         `torch.finfo(...).min` is the string "finfo.min"; infinities are floats.
         """
+        self.uses_facts(path)
         index = self.index(path)
         if index is None or name not in index.constants or _depth > 8:
             return NotImplemented
@@ -395,13 +490,26 @@ class Project:
     def is_network(self, path: Path, name: str) -> bool:
         """Whether a project class is a `torch.nn.Module`."""
         key = (path, name)
-        if key not in self._network:
-            self._network[key] = False  # breaks inheritance cycles
-            self._network[key] = self._is_network(path, name)
-        return self._network[key]
+        self.uses_facts(path)
+        known = self._network.get(key)
+        if known is None:
+            if key in self._inheriting:
+                self._cut_at.add(key)
+                return False  # an inheritance cycle: nothing on this way, perhaps something on another
+            self._inheriting.add(key)
+            try:
+                with self.finding(self.facts, path):
+                    known = self._is_network(path, name)
+            finally:
+                self._inheriting.discard(key)
+            self._cut_at.discard(key)
+            if known or not self._cut_at:
+                self._network[key] = known  # what a cycle cut short is not kept
+        return known
 
     def lookup_from(self, path: Path, scope: str, dotted: str) -> Symbol:
         """Like `lookup`, for a name used inside `scope` (`Outer.Inner`): siblings of a nested class come first."""
+        self.uses_facts(path)
         index = self.index(path)
         while index is not None and "." in scope:
             scope = scope.rpartition(".")[0]
@@ -453,12 +561,26 @@ class Project:
 
     # --- reverse look-ups --------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def python_files(self) -> tuple[Path, ...] | None:
         """All Python files of the project, sorted; None when there are too many to look through.
 
         A folder without a marker is no project: of it, only the files beside the audited one count.
         """
+        self._now.listing = True
+        return self.listing
+
+    def in_order(self, paths: Iterable[Path]) -> list[Path]:
+        """Files of the project in the order of its listing."""
+        return sorted(set(paths), key=self._order.__getitem__)
+
+    @cached_property
+    def _order(self) -> dict[Path, int]:
+        return {path: number for number, path in enumerate(self.listing or ())}
+
+    @cached_property
+    def listing(self) -> tuple[Path, ...] | None:
+        """`python_files` for those who look into all of them for a word, and note the word."""
         found: list[Path] = []
         total = 0
         marked = any((self.root / marker).exists() for marker in _MARKERS)
@@ -485,16 +607,41 @@ class Project:
 
     def words(self, path: Path) -> frozenset[bytes]:
         """All identifier-like words of a file, from its raw bytes; empty when it cannot be read."""
+        self._now.files.add(path)
+        return self._words_of(path)
+
+    def _words_of(self, path: Path) -> frozenset[bytes]:
         words = self._words.get(path)
         if words is None:
-            words = self._words[path] = frozenset(re.findall(rb"[A-Za-z_]\w*", self._bytes(path)))
+            words = self._words[path] = frozenset(re.findall(rb"\b[A-Za-z_]\w*", self._unnoted(path)))
         return words
 
+    def names(self, path: Path, word: str) -> bool:
+        """Whether a word occurs in the file; who asks this of many files rests on the word, not on all of them."""
+        self._now.words.add(word)
+        found = word.encode() in self._words_of(path)
+        if found:
+            self._now.files.add(path)
+        return found
+
     def _bytes(self, path: Path) -> bytes:
+        self._now.files.add(path)
+        return self._unnoted(path)
+
+    def _unnoted(self, path: Path) -> bytes:
         try:
-            return self.source(path).data
+            return self._read(path).data
         except SourceError:
             return b""
+
+    @cached_property
+    def _word_index(self) -> dict[bytes, list[Path]]:
+        """Each word with the files that hold it, in the order of the listing."""
+        index: dict[bytes, list[Path]] = {}
+        for path in self.listing or ():
+            for word in self._words_of(path):
+                index.setdefault(word, []).append(path)
+        return index
 
     @staticmethod
     def is_test_file(path: Path) -> bool:
@@ -512,21 +659,26 @@ class Project:
 
     def reach(self, path: Path) -> tuple[Path, ...]:
         """The file and the project files that its imports lead to, nearest first; at most `MAX_REACH`."""
+        self.uses_facts(path)
         if path not in self._reach:
-            found: dict[Path, None] = {path: None}
-            queue = [path]
-            while queue and len(found) < MAX_REACH:
-                current = queue.pop(0)
-                index = self.index(current)
-                if index is None:
-                    continue
-                for target in (*index.imports.values(), *index.stars):
-                    module = self._module_of(current, target)
-                    if module is not None and module not in found:
-                        found[module] = None
-                        queue.append(module)
-            self._reach[path] = tuple(found)
+            with self.finding(self.facts, path):
+                self._reach[path] = self._reached(path)
         return self._reach[path]
+
+    def _reached(self, path: Path) -> tuple[Path, ...]:
+        found: dict[Path, None] = {path: None}
+        queue = [path]
+        while queue and len(found) < MAX_REACH:
+            current = queue.pop(0)
+            index = self.index(current)
+            if index is None:
+                continue
+            for target in (*index.imports.values(), *index.stars):
+                module = self._module_of(current, target)
+                if module is not None and module not in found:
+                    found[module] = None
+                    queue.append(module)
+        return tuple(found)
 
     def _module_of(self, path: Path, dotted: str) -> Path | None:
         """The project file that holds an imported name: the module itself, or the one it is imported from."""
@@ -539,6 +691,7 @@ class Project:
     def says(self, path: Path, pattern: re.Pattern[bytes]) -> bool:
         """Whether a pattern occurs in the file; looked for once, since every network of a file asks the same."""
         key = (path, pattern)
+        self._now.files.add(path)
         if key not in self._says:
             self._says[key] = pattern.search(self._bytes(path)) is not None
         return self._says[key]
@@ -547,19 +700,23 @@ class Project:
         """The project files whose bytes hold the word `name`, or None when the project is too large to say.
 
         A run on one network asks a few times, and searching bytes is cheapest; a run on a repository asks for hundreds
-        of names, and then an index of words pays.
+        of names, and then an index from words to files pays.
         """
-        files = self.python_files
+        files = self.listing
         if files is None:
             return None
+        self._now.words.add(name)
         if name not in self._naming:
             word = name.encode()
             if len(self._naming) < 8:
                 pattern = re.compile(rb"\b" + re.escape(word) + rb"\b")
-                found = tuple(path for path in files if word in self._bytes(path) and pattern.search(self._bytes(path)))
+                found = tuple(
+                    path for path in files if word in self._unnoted(path) and pattern.search(self._unnoted(path))
+                )
             else:
-                found = tuple(path for path in files if word in self.words(path))
+                found = tuple(self._word_index.get(word, ()))
             self._naming[name] = found
+        self._now.files.update(self._naming[name])
         return self._naming[name]
 
 
