@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from esper_audit.collect import display_path
 from esper_audit.core.errors import ConfigError, UsageError
 from esper_audit.core.findings import Confidence, Severity
+from esper_audit.semantics.source import read_bytes
 
 SECTION = "[tool.esper-audit]"
 FILE_NAME = "pyproject.toml"
@@ -161,7 +162,7 @@ def _section(path: Path, name: str) -> Mapping[str, Any] | None:
     else:
         import tomli as tomllib
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     try:
@@ -175,6 +176,8 @@ def _section(path: Path, name: str) -> Mapping[str, Any] | None:
         raise ConfigError(f"{name}:{place}: not valid TOML: {text}") from None
     except RecursionError:
         raise ConfigError(f"{name}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # a number of ten thousand digits
+        raise ConfigError(f"{name}: not valid TOML: {str(error).partition(';')[0]}") from None
     tool = document.get("tool")
     if not isinstance(tool, dict) or "esper-audit" not in tool:
         return None

@@ -19,7 +19,7 @@ from esper_audit.core.errors import SourceError, UsageError
 from esper_audit.core.findings import Confidence, Finding, Highlight, Severity, fingerprinted
 from esper_audit.core.report import AuditReport, FileReport, RuleInfo
 from esper_audit.selection import Selection, names_rules
-from esper_audit.semantics.source import Source
+from esper_audit.semantics.source import MAX_BYTES, Source
 
 if TYPE_CHECKING:
     from esper_audit.audit import FileResult
@@ -233,9 +233,12 @@ def read_standard_input() -> bytes:
     if sys.stdin is None:
         raise SourceError("cannot be read: standard input is closed")
     try:
-        return sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
     except OSError as error:
         raise SourceError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > MAX_BYTES:
+        raise SourceError(f"cannot be read: it is larger than {MAX_BYTES / 1e6:.0f} MB")
+    return data
 
 
 def audit(
@@ -301,7 +304,11 @@ class _Run:
     def look_at(self, target: Target) -> None:
         """Audit one file, or see that there is nothing in it for us."""
         try:
-            source = Source(target.path, self.read_stdin()) if target.stdin else Source.read(target.path)
+            source = (
+                Source(target.path, self.read_stdin())
+                if target.stdin
+                else Source.read(target.path, pipes=target.explicit)
+            )
         except SourceError as error:
             self.results[target.display] = _unparsable(target, error)
             return
