@@ -27,6 +27,17 @@ DEFAULT, COMMAND_LINE = "default", "command line"
 # the project that is being read: auditing a stranger's repository must not execute it.
 WITHOUT_EFFECT = ("baseline", "first-party")  # reserved: understood, but nothing acts on them yet
 CALLER_KEYS = ("plugins", "probe")
+# These can make a finding disappear. A project may say what it wants of itself, but who audits it must hear of it.
+HIDING_KEYS = (
+    "select",
+    "ignore",
+    "exclude",
+    "per-file-ignores",
+    "severity",
+    "min-severity",
+    "min-confidence",
+    "fail-on",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +151,9 @@ def _without_caller_keys(settings: Settings, caller: Settings) -> Settings:
             )
         if key in caller.origin:
             origin[key] = caller.origin[key]
+    hiding = [key for key in HIDING_KEYS if key in settings.origin]
+    if hiding:
+        notes.append(f"{settings.file_name} decides what is shown ({', '.join(hiding)}); --isolated reads no settings")
     return replace(settings, plugins=caller.plugins, probe=caller.probe, origin=origin, notes=tuple(notes))
 
 

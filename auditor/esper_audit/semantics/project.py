@@ -210,6 +210,10 @@ class Project:
         source = self._sources.get(path)
         return source is not None and source.data == data
 
+    def has_read(self, path: Path) -> bool:
+        """Whether the file was read before, whatever was in it."""
+        return path in self._sources
+
     def index(self, path: Path) -> FileIndex | None:
         """What the file defines, or None when it cannot be read."""
         if path not in self._indexes:
