@@ -166,7 +166,7 @@ def test_nothing_of_an_audited_project_is_run(esper: Esper, project: Path, more:
 
 
 def test_nothing_is_run_either_where_one_stands_in_the_project(project: Path) -> None:
-    """As the installed command runs; `python -m` puts the current folder first, and that is the interpreter's affair."""
+    """As the installed command runs. That `python -m` puts the current folder first is the interpreter's affair."""
     mark = code_runs(project)
     words = "import sys; sys.path[:] = [p for p in sys.path if p]; from esper_audit.__main__ import main; main()"
     subprocess.run(
