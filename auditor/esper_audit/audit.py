@@ -99,6 +99,9 @@ class Auditor:
         workshop = self._workshop(path)
         path = workshop.project.same(path)
         if data is not None and not workshop.project.holds(path, data):
+            if workshop.project.has_read(path):  # it was changed meanwhile: what was found in it holds no more
+                workshop = self._workshops[workshop.project.root] = _Workshop(workshop.project.root, self.roles)
+                path = workshop.project.same(path)
             workshop.project.add_source(path, data)
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _RECURSION_LIMIT))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper_audit.core.errors import ConfigError
+from esper_audit.semantics.source import read_bytes
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -118,7 +119,7 @@ class _GitIgnores:
     def entering(self, folder: Path) -> _GitIgnores:
         """The rules inside `folder`: these and those of its own .gitignore."""
         try:
-            text = (folder / ".gitignore").read_text(encoding="utf-8", errors="replace")
+            text = read_bytes(folder / ".gitignore", limit=1_000_000).decode(errors="replace")
         except OSError:
             return self
         lines = text.splitlines()

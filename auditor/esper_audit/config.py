@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from esper_audit.collect import display_path
 from esper_audit.core.errors import ConfigError, UsageError
 from esper_audit.core.findings import Confidence, Severity
+from esper_audit.semantics.source import read_bytes
 
 SECTION = "[tool.esper-audit]"
 FILE_NAME = "pyproject.toml"
@@ -26,6 +27,17 @@ DEFAULT, COMMAND_LINE = "default", "command line"
 # the project that is being read: auditing a stranger's repository must not execute it.
 WITHOUT_EFFECT = ("first-party",)  # reserved: understood, but nothing acts on them yet
 CALLER_KEYS = ("plugins", "probe")
+# These can make a finding disappear. A project may say what it wants of itself, but who audits it must hear of it.
+HIDING_KEYS = (
+    "select",
+    "ignore",
+    "exclude",
+    "per-file-ignores",
+    "severity",
+    "min-severity",
+    "min-confidence",
+    "fail-on",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +151,9 @@ def _without_caller_keys(settings: Settings, caller: Settings) -> Settings:
             )
         if key in caller.origin:
             origin[key] = caller.origin[key]
+    hiding = [key for key in HIDING_KEYS if key in settings.origin]
+    if hiding:
+        notes.append(f"{settings.file_name} decides what is shown ({', '.join(hiding)}); --isolated reads no settings")
     return replace(settings, plugins=caller.plugins, probe=caller.probe, origin=origin, notes=tuple(notes))
 
 
@@ -161,7 +176,7 @@ def _section(path: Path, name: str) -> Mapping[str, Any] | None:
     else:
         import tomli as tomllib
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     try:
@@ -175,6 +190,8 @@ def _section(path: Path, name: str) -> Mapping[str, Any] | None:
         raise ConfigError(f"{name}:{place}: not valid TOML: {text}") from None
     except RecursionError:
         raise ConfigError(f"{name}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # a number of ten thousand digits
+        raise ConfigError(f"{name}: not valid TOML: {str(error).partition(';')[0]}") from None
     tool = document.get("tool")
     if not isinstance(tool, dict) or "esper-audit" not in tool:
         return None

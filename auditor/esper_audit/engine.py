@@ -22,7 +22,7 @@ from esper_audit.core.findings import Confidence, Finding, Highlight, Severity, 
 from esper_audit.core.report import AuditReport, FileReport, LazyRules, RuleInfo
 from esper_audit.selection import Selection, names_rules
 from esper_audit.semantics.project import project_root
-from esper_audit.semantics.source import Source
+from esper_audit.semantics.source import MAX_BYTES, Source
 
 if TYPE_CHECKING:
     from esper_audit.audit import FileResult
@@ -296,9 +296,12 @@ def read_standard_input() -> bytes:
     if sys.stdin is None:
         raise SourceError("cannot be read: standard input is closed")
     try:
-        return sys.stdin.buffer.read()
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
     except OSError as error:
         raise SourceError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if len(data) > MAX_BYTES:
+        raise SourceError(f"cannot be read: it is larger than {MAX_BYTES / 1e6:.0f} MB")
+    return data
 
 
 def audit(
@@ -366,9 +369,9 @@ class _Run:
             auditor.hold(path, data)
         return auditor
 
-    def read(self, path: Path) -> Source:
+    def read(self, path: Path, *, pipes: bool = False) -> Source:
         data = self.overlay.get(path)
-        return Source.read(path) if data is None else Source(path, data)
+        return Source.read(path, pipes=pipes) if data is None else Source(path, data)
 
     def display(self, path: Path) -> str:
         return display_path(path, self.plan.cwd)
@@ -381,7 +384,11 @@ class _Run:
             self._take(target, entry)
             return
         try:
-            source = Source(target.path, self.read_stdin()) if target.stdin else self.read(target.path)
+            source = (
+                Source(target.path, self.read_stdin())
+                if target.stdin
+                else self.read(target.path, pipes=target.explicit)
+            )
         except SourceError as error:
             self.results[target.display] = _unparsable(target, error)
             return

@@ -115,10 +115,9 @@ def test_only_the_callers_configuration_may_make_the_audit_run_code(here: Path) 
     configured(here / "theirs", '[tool.esper-audit]\nplugins = ["evil"]\nprobe = true\nfail-on = "high"\n')
     settings = load(here / "theirs/net.py", cwd=here / "mine")
     assert (settings.fail_on, settings.plugins, settings.probe) == (Severity.HIGH, ("my_rules",), False)
-    assert [note.partition(": ")[2].split(":")[0] for note in settings.notes] == [
-        "'plugins' is ignored",
-        "'probe' is ignored",
-    ]
+    *ignored, hiding = settings.notes
+    assert [note.partition(": ")[2].split(":")[0] for note in ignored] == ["'plugins' is ignored", "'probe' is ignored"]
+    assert hiding.endswith("decides what is shown (fail-on); --isolated reads no settings")
     origins = {key: origin for key, _, origin in settings.rows()}
     assert origins["plugins"] == "pyproject.toml"
     assert origins["probe"] == "default"

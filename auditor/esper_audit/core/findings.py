@@ -226,11 +226,15 @@ def fingerprinted(findings: list[Finding], line_text: dict[tuple[str, int], str]
     one file apart.
     """
     seen: dict[tuple[str, str], int] = {}
+    digests: dict[tuple[str, str, str, int], str] = {}  # a line may be long and bear thousands of findings
     stamped = []
     for finding in sorted(findings, key=lambda finding: finding.sort_key):
-        words = " ".join(line_text.get((finding.span.path, finding.span.line), "").split())
-        text = f"{finding.code}\0{finding.symbol}\0{words}"
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        what = (finding.code, finding.symbol, finding.span.path, finding.span.line)
+        if what not in digests:
+            words = " ".join(line_text.get(what[2:], "").split())
+            text = f"{finding.code}\0{finding.symbol}\0{words}"
+            digests[what] = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        digest = digests[what]
         key = (finding.span.path, digest)
         ordinal = seen.get(key, 0)
         seen[key] = ordinal + 1

@@ -67,7 +67,11 @@ def visible_char(char: str) -> str:
 
 
 def visible(text: str) -> str:
-    """One line in which every character can be seen: line ends, control and direction characters become escapes."""
+    """One line in which every character can be seen: line ends, control and direction characters become escapes.
+
+    `##[` starts a command wherever it stands in the log of a runner of GitHub or Azure, so it is spelled out, too.
+    """
+    text = text.replace("##[", r"#\x23[")
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(visible_char, text))
@@ -114,9 +118,14 @@ def _escape_underscores(match: re.Match[str]) -> str:
     return match[0] if before.isalnum() and after.isalnum() else "\0" * len(match[0])
 
 
+def commandless(line: str) -> str:
+    """The line, its first colon spelled out where it would be a workflow command such as `::error::`."""
+    return line.replace(":", r"\x3a", 1) if line.lstrip().startswith("::") else line
+
+
 def fence(text: str, language: str) -> str:
     """A Markdown code block that its content cannot close."""
-    lines = [visible(line.expandtabs(4)) for line in text.split("\n")]
+    lines = [commandless(visible(line.expandtabs(4))) for line in text.split("\n")]
     body = "\n".join(lines)
     ticks = "`" * max(3, _longest_run(body) + 1)
     return f"{ticks}{language}\n{body}\n{ticks}"

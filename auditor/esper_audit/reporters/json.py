@@ -23,7 +23,8 @@ def write(value: Any, sink: TextIO) -> None:
     """Write any value as JSON that is pure ASCII and that every strict parser takes."""
     text = json.dumps(_well_formed(value), indent=2, ensure_ascii=True, allow_nan=False)
     # DEL is the one control character that JSON leaves as it is; it can only stand in a string
-    sink.write(text.replace("\x7f", "\\u007f") + "\n")
+    text = text.replace("\x7f", "\\u007f").replace("##[", "#\\u0023[")  # the latter is a command in the log of a runner
+    sink.write(text + "\n")
 
 
 def _well_formed(value: Any) -> Any:

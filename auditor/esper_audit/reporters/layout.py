@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass, replace
 
-from esper_audit.reporters.escape import visible
+from esper_audit.reporters.escape import commandless, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,15 @@ def line_text(line: Line) -> str:
 
 
 def trimmed(line: Line) -> Line:
-    """The line without blanks at its end."""
+    """The line without blanks at its end, and without anything that a runner would take for a command."""
     while line and not line[-1].text.rstrip(" "):
         line = line[:-1]
+    line = tuple(replace(segment, text=segment.text.replace("##[", r"#\x23[")) for segment in line)
+    for number, segment in enumerate(line):
+        if segment.text.strip(" "):
+            if segment.tone != "gutter":  # `:::` leads to another file; no runner takes that for a command
+                line = (*line[:number], replace(segment, text=commandless(segment.text)), *line[number + 1 :])
+            break
     return (*line[:-1], replace(line[-1], text=line[-1].text.rstrip(" "))) if line else line
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Iterator
 
@@ -134,26 +133,10 @@ def dead_regions(net: NetworkClass, module: ModuleModel) -> Iterator[cst.CSTNode
             continue  # a decorator may have registered it
         if _is_private(name) and _named_once(net, module, name) and name in module.functions and not dynamic:
             yield module.functions[name].node
-    for frame in net.all_frames if _has_unreachable(net.project.source(module.path).ast) else ():
+    for frame in net.all_frames if module.index.has_unreachable else ():
         for event in frame.events:
             if event.kind == "unreachable" and event.module is module:
                 yield event.node
-
-
-def _has_unreachable(tree: ast.Module) -> bool:
-    """Whether a statement stands behind a return, raise, break or continue in its block."""
-    stack: list[ast.AST] = [tree]
-    while stack:
-        node = stack.pop()
-        for name in ("body", "orelse", "finalbody", "handlers"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                stack.extend(block)
-                if any(
-                    isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)) for statement in block[:-1]
-                ):
-                    return True
-    return False
 
 
 def _is_private(name: str) -> bool:

@@ -7,7 +7,6 @@ what lies beyond it is unknown. Nothing of the audited code is executed.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +15,7 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics.model import ClassModel, Function, Models, ModuleModel
-from esper_audit.semantics.project import is_torch_module
+from esper_audit.semantics.project import is_torch_module, written
 from esper_audit.semantics.run.frames import ClassFlow, Event, Frame
 from esper_audit.semantics.run.scope import entered
 from esper_audit.semantics.run.statements import Execution
@@ -241,7 +240,7 @@ class Interpreter:
             if index and symbol.name in index.constants and symbol.path == module.path:
                 alias = index.constants[symbol.name]  # Hidden = tuple[Tensor, Tensor]
                 try:
-                    return self.annotated(module, cst.parse_expression(ast.unparse(alias)))
+                    return self.annotated(module, cst.parse_expression(written(alias)))
                 except (cst.ParserSyntaxError, RecursionError):
                     return UNKNOWN
         return UNKNOWN

@@ -11,6 +11,7 @@ import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.network import HOT_ROLES, NetworkClass
+from esper_audit.semantics.project import written
 from esper_audit.semantics.roles import INITIAL_STATE, names_hidden_state
 from esper_audit.semantics.values import Made, Val
 
@@ -102,17 +103,17 @@ def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bo
     holders: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(_calls(child, method) for child in ast.walk(node.value)):
-            holders |= {ast.unparse(target) for target in node.targets}
+            holders |= {written(target) for target in node.targets}
     for node in ast.walk(tree):
         if isinstance(node, (ast.ListComp, ast.GeneratorExp)):
             loop = node.generators[0]
-            if isinstance(loop.target, ast.Name) and ast.unparse(loop.iter) in holders:
+            if isinstance(loop.target, ast.Name) and written(loop.iter) in holders:
                 holders.add(loop.target.id)
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and _settles(node, aspect)
-        and (_calls(node.func.value, method) or ast.unparse(node.func.value) in holders)
+        and (_calls(node.func.value, method) or written(node.func.value) in holders)
         for node in ast.walk(tree)
     )
 
@@ -124,7 +125,7 @@ def _calls(node: ast.AST, method: str) -> bool:
 def _settles(node: ast.Call, aspect: str) -> bool:
     """Whether a `.to(...)`, `.cuda()` or cast settles the dtype or the device."""
     assert isinstance(node.func, ast.Attribute)
-    words = " ".join(ast.unparse(argument) for argument in (*node.args, *(keyword.value for keyword in node.keywords)))
+    words = " ".join(written(argument) for argument in (*node.args, *(keyword.value for keyword in node.keywords)))
     if node.func.attr == "to":
         casts = any(word in words for word in ("dtype", "float", "half", "double"))
         places = any(word in words for word in ("device", "cuda", "cpu"))

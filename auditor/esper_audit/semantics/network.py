@@ -511,11 +511,8 @@ class NetworkClass:
             index = self.project.index(path)
             if index is None:
                 return True
-            for node in ast.walk(self.project.source(path).ast):
-                if isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load):
-                    return True
-                if isinstance(node, ast.Constant) and node.value == name:
-                    return True
+            if name in index.read_names:
+                return True
         return False
 
     def foreign_bases(self) -> tuple[str, ...]:
@@ -556,7 +553,7 @@ def _is_half(node: ast.AST) -> bool:
     """`.half`, `torch.float16`, a GradScaler, or an autocast that leaves the dtype to its default."""
     name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
     if isinstance(node, ast.Call):
-        called = ast.unparse(node.func).rpartition(".")[2]
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         return called == "autocast" and not any(keyword.arg == "dtype" for keyword in node.keywords)
     return name in ("half", "float16", "GradScaler")
 

@@ -11,6 +11,7 @@ import ast
 import math
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _SKIPPED_FOLDERS = frozenset(
 MAX_FILES = 5000
 MAX_BYTES = 64_000_000
 MAX_REACH = 60
+MAX_BITS = 1000  # of a whole number: what no float can hold means nothing to a network, and costs without end
 
 
 def project_root(path: Path) -> Path:
@@ -68,6 +70,31 @@ class FileIndex:
     constants: dict[str, ast.expr] = field(default_factory=dict)
 
     @cached_property
+    def has_unreachable(self) -> bool:
+        """Whether a statement stands behind a return, raise, break or continue in its block."""
+        stack: list[ast.AST] = [self.tree]
+        while stack:
+            node = stack.pop()
+            for name in ("body", "orelse", "finalbody", "handlers"):
+                block = getattr(node, name, None)
+                if isinstance(block, list):
+                    stack.extend(block)
+                    if any(isinstance(each, (ast.Return, ast.Raise, ast.Break, ast.Continue)) for each in block[:-1]):
+                        return True
+        return False
+
+    @cached_property
+    def read_names(self) -> frozenset[str]:
+        """All `.name` that are read and all strings: what may read an attribute. One walk serves every question."""
+        found = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+        return frozenset(found)
+
+    @cached_property
     def attributes_spelled_once(self) -> frozenset[bytes]:
         """Attributes of self that are assigned and whose `.name` occurs just this once in the file."""
         times = Counter(_ATTRIBUTE.findall(self.data))
@@ -85,6 +112,14 @@ def _dotted(node: ast.expr) -> str:
         return ""
     parts.append(node.id)
     return ".".join(reversed(parts))
+
+
+def written(node: ast.expr) -> str:
+    """The expression as source; empty where it cannot be written, as a number of ten thousand digits cannot."""
+    try:
+        return ast.unparse(node)
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _module_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -162,13 +197,16 @@ class Project:
         self._module_paths: dict[tuple[Path, str], Path | None] = {}
         self._same: dict[Path, Path] = {}
         self._says: dict[tuple[Path, re.Pattern[bytes]], bool] = {}
+        self._held: dict[tuple[Path, bytes], bool] = {}
         self._reach: dict[Path, tuple[Path, ...]] = {}
         self._tops: dict[Path, frozenset[str]] = {}
         self._packages: dict[Path, Path] = {}
         self._looking: set[tuple[Path, str]] = set()
+        self._missed: set[tuple[Path, str]] = set()
         self._lookups: dict[tuple[Path, str], Symbol] = {}
         self._ways: dict[tuple[Path, str], frozenset[Path]] = {}
         self._way: set[Path] = set()
+        self._constants: dict[tuple[Path, str, int], object] = {}
         self._network: dict[tuple[Path, str], bool] = {}
         self._inheriting: set[tuple[Path, str]] = set()
         self._cut_at: set[tuple[Path, str]] = set()
@@ -234,6 +272,10 @@ class Project:
         """Whether the file was read before with this content: then what was found in it stays valid."""
         source = self._sources.get(path)
         return source is not None and source.data == data
+
+    def has_read(self, path: Path) -> bool:
+        """Whether the file was read before, whatever was in it."""
+        return path in self._sources
 
     def index(self, path: Path) -> FileIndex | None:
         """What the file defines, or None when it cannot be read."""
@@ -344,10 +386,14 @@ class Project:
                 continue
             base = root.joinpath(*parts)
             for candidate in (base.with_name(base.name + ".py"), base / "__init__.py"):
-                found = probes[str(candidate)] = candidate.is_file()
+                found = probes[str(candidate)] = candidate.is_file() and self._is_inside(candidate)
                 if found:
                     return candidate
         return None
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a file lies in the project once all links are followed: none leads the audit out of the tree."""
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
 
     def _top_names(self, root: Path) -> frozenset[str]:
         """The first words of what can be imported from a folder."""
@@ -368,8 +414,10 @@ class Project:
         if known is not None:
             self._way |= self._ways[key]
             return known
-        if key in self._looking:
-            return Symbol(None, dotted)  # an import cycle: unknown on this way, perhaps known on another
+        if not self._looking:
+            self._missed.clear()
+        if key in self._looking or key in self._missed:
+            return Symbol(None, dotted)  # an import cycle, or a way that this very question went before in vain
         self._looking.add(key)
         outer, self._way = self._way, set()
         try:
@@ -382,6 +430,8 @@ class Project:
         if _depth == 0 or found.path is not None:
             self._lookups[key] = found  # what a cycle or the depth cut short is not kept
             self._ways[key] = frozenset(way)
+        else:
+            self._missed.add(key)  # files that import everything from each other offer ways without number
         return found
 
     def way(self, path: Path, dotted: str) -> frozenset[Path]:
@@ -453,11 +503,15 @@ class Project:
         index = self.index(path)
         if index is None or name not in index.constants or _depth > 8:
             return NotImplemented
-        return self._evaluate(path, index.constants[name], _depth)
+        key = (path, name, _depth)
+        if key not in self._constants:
+            with self.finding(self.facts, path):
+                self._constants[key] = self._evaluate(path, index.constants[name], _depth)
+        return self._constants[key]
 
     def _evaluate(self, path: Path, node: ast.expr, depth: int) -> object:
         if isinstance(node, ast.Constant):
-            return node.value
+            return limited(node.value)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
             value = self._evaluate(path, node.operand, depth)
             if isinstance(value, (int, float)):
@@ -597,9 +651,12 @@ class Project:
                 if name.endswith(".py"):
                     path = Path(folder, name)
                     try:
-                        total += path.stat().st_size
+                        entry = path.lstat()
                     except OSError:
                         continue
+                    if not stat.S_ISREG(entry.st_mode):
+                        continue  # a pipe would never end, and a link leads to a file of the project or out of it
+                    total += entry.st_size
                     found.append(self.same(path))
                     if len(found) > MAX_FILES or total > MAX_BYTES:
                         return None
@@ -686,7 +743,14 @@ class Project:
 
     def mentions(self, path: Path, *texts: bytes) -> bool:
         """Whether one of the texts occurs in the file or in what its imports lead to."""
-        return any(text in self._bytes(file) for file in self.reach(path) for text in texts)
+        return any(self._holds(file, text) for file in self.reach(path) for text in texts)
+
+    def _holds(self, path: Path, text: bytes) -> bool:
+        """Whether a text occurs in a file; looked for once, since every network of a project asks the same."""
+        key = (path, text)
+        if key not in self._held:
+            self._held[key] = text in self._bytes(path)
+        return self._held[key]
 
     def says(self, path: Path, pattern: re.Pattern[bytes]) -> bool:
         """Whether a pattern occurs in the file; looked for once, since every network of a file asks the same."""
@@ -752,8 +816,20 @@ def is_torch_module(name: str) -> bool:
     )
 
 
+def limited(value: object) -> object:
+    """The value of a literal, a whole number beyond every float cut down to one that a float holds."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return 2**MAX_BITS - 1
+    return value
+
+
 def fold(operator: str, left: object, right: object) -> object:
-    """Constant arithmetic on numbers; NotImplemented where it is unknown."""
+    """Constant arithmetic on numbers; NotImplemented where it is unknown or has grown past all use."""
+    result = _fold(operator, left, right)
+    return NotImplemented if isinstance(result, int) and result.bit_length() > MAX_BITS else result
+
+
+def _fold(operator: str, left: object, right: object) -> object:
     if not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
         return NotImplemented
     try:

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
+import os
+import stat
 import tokenize
 import warnings
 from functools import cached_property
 from pathlib import Path
 
 from esper_audit.core.errors import SourceError
+
+MAX_BYTES = 16_000_000  # trees take some hundred times the memory of their text
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES, *, pipes: bool = False) -> bytes:
+    """The bytes of a regular file; raises OSError for anything else and for more than `limit` bytes.
+
+    A pipe would keep the audit waiting for a writer, a device would feed it without end. Only one that the caller named
+    himself is waited for (`pipes`), as shells hand them over with `<(command)`.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | (0 if pipes else getattr(os, "O_NONBLOCK", 0)))
+    with open(handle, "rb") as file:  # noqa: PTH123  # a handle: what the path means may change meanwhile
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not (pipes or stat.S_ISREG(mode)):
+            raise OSError(errno.EINVAL, "no regular file")
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit / 1e6:.0f} MB")
+    return data
 
 
 class Source:
@@ -20,10 +44,10 @@ class Source:
         self.data = data
 
     @classmethod
-    def read(cls, path: Path) -> Source:
+    def read(cls, path: Path, *, pipes: bool = False) -> Source:
         """Read a file; raises SourceError with the system's own reason."""
         try:
-            return cls(path, path.read_bytes())
+            return cls(path, read_bytes(path, pipes=pipes))
         except OSError as error:
             raise SourceError(f"cannot be read: {(error.strerror or str(error)).lower()}") from None
 

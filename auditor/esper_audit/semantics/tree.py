@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import libcst as cst
 from libcst._nodes.internal import CodegenState
+
+from esper_audit.semantics.project import limited
 
 NodeT = TypeVar("NodeT", bound=cst.CSTNode)
 
@@ -106,13 +108,9 @@ def literal_string(node: cst.SimpleString) -> str | None:
 def literal_number(node: cst.Integer | cst.Float) -> int | float:
     """The value of a number literal, without a detour through the compiler."""
     text = node.value.replace("_", "")
-    return (
-        int(text, 0)
-        if isinstance(node, cst.Integer) and text.strip("0")
-        else 0
-        if isinstance(node, cst.Integer)
-        else float(text)
-    )
+    if isinstance(node, cst.Float):
+        return float(text)
+    return cast("int", limited(int(text, 0))) if text.strip("0") else 0
 
 
 class Walk:

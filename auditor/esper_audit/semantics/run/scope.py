@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
-from esper_audit.semantics.project import external_constant
+from esper_audit.semantics.project import external_constant, limited, written
 from esper_audit.semantics.run.frames import ClassFlow, Event, Frame
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
@@ -115,12 +115,14 @@ class Scope(ABC):
         if isinstance(node, ast.Call) and len(node.args) == 1 and isinstance(node.args[0], ast.Name):
             wrapped = project.lookup(symbol.path, node.args[0].id)
             if (
-                project.lookup(symbol.path, ast.unparse(node.func)).name in facts.COMPILER_DISABLED
+                project.lookup(symbol.path, written(node.func)).name in facts.COMPILER_DISABLED
                 and wrapped.path is not None
             ):
                 return Val("func", ref=wrapped, tags=frozenset({"disabled"}))
-        if isinstance(node, (ast.List, ast.Tuple)) and all(isinstance(e, ast.Constant) for e in node.elts):
-            return sequence("list" if isinstance(node, ast.List) else "tuple", [constant(e.value) for e in node.elts])  # type: ignore[attr-defined]
+        if isinstance(node, (ast.List, ast.Tuple)):
+            values = [limited(e.value) for e in node.elts if isinstance(e, ast.Constant)]
+            if len(values) == len(node.elts):
+                return sequence("list" if isinstance(node, ast.List) else "tuple", [constant(v) for v in values])
         return UNKNOWN
 
     def qualify(self, name: str) -> str:

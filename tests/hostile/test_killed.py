@@ -1,0 +1,71 @@
+"""`kill -9` at any moment: each file is afterwards the old one or the new one, and never half of one.
+
+A writer is a script that goes on replacing its files until it is killed. `--fix`, the cache and the baseline get a line
+in `WRITERS` each when they write files.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+VERSIONS = ("old\n" * 30_000, "new\n" * 40_000)
+
+# Each script gets the folder as its only argument, and says that it is under way by creating `ready`.
+REPORTS = """
+import pathlib, sys
+from esper_audit.console import write_file
+folder = pathlib.Path(sys.argv[1])
+(folder / "ready").touch()
+while True:
+    for text in ("old\\n" * 30_000, "new\\n" * 40_000):
+        for name in ("a.md", "b.json"):
+            write_file(folder / name, lambda sink: sink.write(text))
+"""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A script that replaces `files` of its folder, and every content that one of them may lawfully have."""
+
+    script: str
+    files: tuple[str, ...]
+    contents: tuple[str, ...] = VERSIONS
+
+
+WRITERS = {
+    "reports": Writer(REPORTS, ("a.md", "b.json")),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_killed_writer_leaves_no_torn_file(writer: Writer, tmp_path: Path) -> None:
+    moments = random.Random(9)  # noqa: S311  # moments are no secret
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for name in writer.files:
+        (tmp_path / name).write_text(writer.contents[0])
+        (tmp_path / name).chmod(0o640)
+    seen = set()
+    for _ in range(12):
+        (tmp_path / "ready").unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", writer.script, str(tmp_path)], env=environment)
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        process.wait()
+        for name in writer.files:
+            text = (tmp_path / name).read_text()
+            assert text in writer.contents
+            seen.add(text)
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+    assert len(seen) > 1, "no writer ever wrote"
