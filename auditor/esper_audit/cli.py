@@ -231,6 +231,8 @@ def check(
 
     - `esper-audit src -o AUDIT.md -o json:audit.json`
 
+    - `esper-audit src --format github -o audit.sarif`
+
     - `cat network.py | esper-audit - --stdin-filename agent/network.py`
 
     A finding is silenced where it stands, with its reason: `# esper: ignore[ESP201] runs on the CPU only`

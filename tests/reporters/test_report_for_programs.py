@@ -20,7 +20,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from esper_audit.core.findings import Confidence, Edit, Fix, Related, Severity, Span, Verdict
 from esper_audit.core.report import AuditReport, FileReport
 from esper_audit.reporters.alerts import HOME, page_url
-from esper_audit.reporters.escape import visible
+from esper_audit.reporters.escape import inline, visible
 from esper_audit.reporters.github import SUMMARY_LIMIT, step_summary
 
 from .test_report_escape import texts
@@ -137,7 +137,7 @@ def test_whatever_an_audited_file_holds_each_finding_arrives_as_one(
     assert len({issue["fingerprint"] for issue in issues}) == len(said)
 
     diagnostics = json.loads(show("rdjson", audit))["diagnostics"]
-    assert [item["message"].partition("\n")[0] for item in diagnostics] == list(map(visible, said))
+    assert [item["message"].partition("\n")[0] for item in diagnostics] == list(map(inline, said))
 
     told = annotated(show("github", audit))
     assert [name for name, _, _ in told] == ["error"] + ["warning"] * len(said)
@@ -337,6 +337,12 @@ def test_reviewdog_counts_columns_in_bytes(one_finding: Build, show: Show) -> No
     assert item["location"]["range"] == {"start": {"line": 1, "column": 14}, "end": {"line": 1, "column": 15}}
     (item,) = json.loads(show("rdjson", replace(audit, sources={})))["diagnostics"]
     assert item["location"]["range"] == {"start": {"line": 1}, "end": {"line": 1}}
+
+
+def test_a_comment_of_reviewdog_calls_nobody_and_shows_no_picture(one_finding: Build, show: Show) -> None:
+    audit = one_finding("x = 1", (1, 1, 1, 6), message="`x` @everyone ![](http://example.org/x.png)", help="")
+    (item,) = json.loads(show("rdjson", audit))["diagnostics"]
+    assert item["message"] == "`x` `@everyone` `![](http://example.org/x.png)`"
 
 
 def test_a_clean_file_is_one_passed_test_and_a_run_is_never_without(clean_report: AuditReport, show: Show) -> None:
