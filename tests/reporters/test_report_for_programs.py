@@ -287,6 +287,14 @@ def test_an_annotation_over_several_lines_has_no_columns(report: AuditReport, sh
         assert ("col" in place) == ("endColumn" in place) == (place["line"] == place["endLine"])
 
 
+def test_a_path_cannot_set_properties_of_its_own(one_finding: Build, show: Show) -> None:
+    path = "a,title=mine::b%2C 100%.py"
+    ((_, place, message),) = annotated(show("github", one_finding("x = 1", (1, 1, 1, 6), path=path)))
+    assert place["file"] == path
+    assert place["title"] == "ESP601 attribute-never-read"
+    assert message.startswith(f"{path}:1:1: ESP601 ")
+
+
 def test_a_quiet_run_prints_annotations_alone(report: AuditReport, show: Show) -> None:
     assert not [line for line in show("github", report, quiet=True).splitlines() if not line.startswith("::")]
     assert show("github", report).splitlines()[-1].startswith("6 findings (1 high, 4 medium, 1 low) in ")
