@@ -290,6 +290,8 @@ def check(
 
     - `esper-audit src -o AUDIT.md -o json:audit.json`
 
+    - `esper-audit src --format github -o audit.sarif`
+
     - `cat network.py | esper-audit - --stdin-filename agent/network.py`
 
     - `esper-audit src --diff` : what `--fix` would change

@@ -53,6 +53,12 @@ def test_the_version_imports_next_to_nothing(project: Path) -> None:
     assert not modules & {*NEVER, "libcst", "dataclasses", "tokenize"}
 
 
+def test_a_format_costs_nothing_until_somebody_asks_for_it(project: Path) -> None:
+    unasked = {"esper_audit.reporters.alerts", "xml.etree.ElementTree"}
+    assert not imported(project, "faulty.py") & unasked
+    assert imported(project, "faulty.py", "-o", "a.xml") >= unasked
+
+
 def test_no_output_without_a_terminal_is_painted(project: Path) -> None:
     for words in (("list-rules",), ("explain", "ESP901"), ("faulty.py", "-o", "AUDIT.md")):
         assert not imported(project, *words) & {"rich.markdown", "rich.table", "torch"}

@@ -20,7 +20,7 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from esper_audit.core.findings import Confidence, Edit, Fix, Related, Severity, Span, Verdict
 from esper_audit.core.report import AuditReport, FileReport
 from esper_audit.reporters.alerts import HOME, page_url
-from esper_audit.reporters.escape import visible
+from esper_audit.reporters.escape import inline, visible
 from esper_audit.reporters.github import SUMMARY_LIMIT, step_summary
 
 from .test_report_escape import texts
@@ -137,7 +137,7 @@ def test_whatever_an_audited_file_holds_each_finding_arrives_as_one(
     assert len({issue["fingerprint"] for issue in issues}) == len(said)
 
     diagnostics = json.loads(show("rdjson", audit))["diagnostics"]
-    assert [item["message"].partition("\n")[0] for item in diagnostics] == list(map(visible, said))
+    assert [item["message"].partition("\n")[0] for item in diagnostics] == list(map(inline, said))
 
     told = annotated(show("github", audit))
     assert [name for name, _, _ in told] == ["error"] + ["warning"] * len(said)
@@ -287,6 +287,14 @@ def test_an_annotation_over_several_lines_has_no_columns(report: AuditReport, sh
         assert ("col" in place) == ("endColumn" in place) == (place["line"] == place["endLine"])
 
 
+def test_a_path_cannot_set_properties_of_its_own(one_finding: Build, show: Show) -> None:
+    path = "a,title=mine::b%2C 100%.py"
+    ((_, place, message),) = annotated(show("github", one_finding("x = 1", (1, 1, 1, 6), path=path)))
+    assert place["file"] == path
+    assert place["title"] == "ESP601 attribute-never-read"
+    assert message.startswith(f"{path}:1:1: ESP601 ")
+
+
 def test_a_quiet_run_prints_annotations_alone(report: AuditReport, show: Show) -> None:
     assert not [line for line in show("github", report, quiet=True).splitlines() if not line.startswith("::")]
     assert show("github", report).splitlines()[-1].startswith("6 findings (1 high, 4 medium, 1 low) in ")
@@ -337,6 +345,12 @@ def test_reviewdog_counts_columns_in_bytes(one_finding: Build, show: Show) -> No
     assert item["location"]["range"] == {"start": {"line": 1, "column": 14}, "end": {"line": 1, "column": 15}}
     (item,) = json.loads(show("rdjson", replace(audit, sources={})))["diagnostics"]
     assert item["location"]["range"] == {"start": {"line": 1}, "end": {"line": 1}}
+
+
+def test_a_comment_of_reviewdog_calls_nobody_and_shows_no_picture(one_finding: Build, show: Show) -> None:
+    audit = one_finding("x = 1", (1, 1, 1, 6), message="`x` @everyone ![](http://example.org/x.png)", help="")
+    (item,) = json.loads(show("rdjson", audit))["diagnostics"]
+    assert item["message"] == "`x` `@everyone` `![](http://example.org/x.png)`"
 
 
 def test_a_clean_file_is_one_passed_test_and_a_run_is_never_without(clean_report: AuditReport, show: Show) -> None:

@@ -1,4 +1,7 @@
-"""The Reviewdog Diagnostic Format, `rdjson`: reviewdog turns it into comments on the lines that a change touches."""
+"""The Reviewdog Diagnostic Format, `rdjson`: reviewdog turns it into comments on the lines that a change touches.
+
+A forge renders those comments as Markdown, under the name of whoever runs reviewdog: messages are escaped for that.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, TextIO
 from esper_audit.core.findings import Finding, Span
 from esper_audit.core.report import AuditReport
 from esper_audit.reporters.alerts import ERROR, HOME, LEVELS, NOTE, WARNING, details, page_url
-from esper_audit.reporters.escape import visible
+from esper_audit.reporters.escape import inline, visible
 from esper_audit.reporters.json import write
 from esper_audit.reporters.options import RenderOptions
 
@@ -30,11 +33,11 @@ def _diagnostic(finding: Finding, report: AuditReport) -> dict[str, Any]:
     url = page_url(finding.code, finding.name)
     suggestions = _suggestions(finding, report)
     related = [
-        {"message": visible(other.message), "location": {"path": other.span.path, "range": _range(other.span, report)}}
+        {"message": inline(other.message), "location": {"path": other.span.path, "range": _range(other.span, report)}}
         for other in finding.related
     ]
     return {
-        "message": "\n".join([visible(finding.message), *details(finding)]),
+        "message": "\n".join(map(inline, [finding.message, *details(finding)])),
         "location": {"path": finding.span.path, "range": _range(finding.span, report)},
         "severity": _SEVERITIES[LEVELS[finding.severity]],
         "code": {"value": visible(finding.code), **({"url": url} if url else {})},
