@@ -10,7 +10,7 @@ import re
 
 from esper_audit.core.findings import Finding, Severity, Verdict
 from esper_audit.reporters import words
-from esper_audit.reporters.escape import visible
+from esper_audit.reporters.escape import commandless, visible
 from esper_audit.reporters.options import RenderOptions
 
 HOME = "https://github.com/esper-audit/esper-audit"
@@ -49,7 +49,7 @@ def details(finding: Finding) -> list[str]:
         lines.append(sentence(f"evidence: {finding.evidence}"))
     kept = [line for line in finding.help.split("\n") if line.strip() and not line.strip().startswith("```")]
     if kept:
-        lines += [f"Help: {visible(kept[0])}", *map(visible, kept[1:])]
+        lines += [f"Help: {visible(kept[0])}", *(commandless(visible(line)) for line in kept[1:])]
     return lines
 
 
