@@ -37,6 +37,7 @@ HIDING_KEYS = (
     "min-severity",
     "min-confidence",
     "fail-on",
+    "baseline",
 )
 
 

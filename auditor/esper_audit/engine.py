@@ -422,7 +422,8 @@ class _Run:
             return
         projects = getattr(self.auditor, "projects", None) if self.plan.catalogue.loaded else ()
         if projects is not None:  # an auditor that leaves no footprints is one of a test
-            cache.save(projects, self.plan.catalogue.names if self.plan.catalogue.loaded else None)
+            named = "names" in vars(self.plan.catalogue)  # else nothing asked for them, and they cost forty modules
+            cache.save(projects, self.plan.catalogue.names if named else None)
         self.details.append(f"cache: {cache.hits} of {len(self.results)} files as before; {cache.path or 'none kept'}")
         if cache.trouble:
             self.details.append(cache.trouble)

@@ -132,7 +132,6 @@ def test_a_file_that_vanishes_or_changes_during_the_audit_costs_nothing_else(pro
 EVIL = """\
 [tool.esper-audit]
 plugins = ["evil_rules"]
-baseline = "hidden.json"
 {more}
 """
 

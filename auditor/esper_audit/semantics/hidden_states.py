@@ -99,7 +99,13 @@ def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bo
     """Whether a file stores `x.method(...)` under a name and moves what that name holds, alone or in a loop over it."""
     if net.project.index(path) is None:
         return False
-    tree = net.project.source(path).ast
+    key = (path, method, aspect)
+    if key not in net.project.moves:  # every network with such a method asks this of every file that names it
+        net.project.moves[key] = _moves(net.project.source(path).ast, method, aspect)
+    return net.project.moves[key]
+
+
+def _moves(tree: ast.Module, method: str, aspect: str) -> bool:
     holders: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and any(_calls(child, method) for child in ast.walk(node.value)):
