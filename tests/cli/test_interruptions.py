@@ -19,8 +19,10 @@ from .esper_process import environment
 
 def test_an_interrupted_run_ends_with_130_and_one_line(project: Path) -> None:
     os.mkfifo(project / "slow.py")
+    # A suite that was started with `nohup`, or in the background of a shell, passes on that interrupts are ignored.
+    wake = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
     process = subprocess.Popen(
-        [sys.executable, "-m", "esper_audit", "slow.py"],
+        [sys.executable, "-c", f"{wake}; runpy.run_module('esper_audit', run_name='__main__')", "slow.py"],
         cwd=project,
         env=environment(),
         stdout=subprocess.PIPE,
