@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
@@ -128,6 +128,15 @@ class ByPosition(FactoredActorCritic):
         return evaluation._replace(log_prob=log_prob)
 
 
+@pytest.fixture(params=[True, False], ids=["as it starts", "after torch.compile"])
+def validation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiling switches the validation of distributions off for the whole process."""
+    torch.distributions.Distribution.set_default_validate_args(request.param)
+    yield
+    torch.distributions.Distribution.set_default_validate_args(__debug__)
+
+
+@pytest.mark.usefixtures("validation")
 def test_logits_taken_for_probabilities_are_seen_though_every_call_raises() -> None:
     outcome = tried(ByPosition(9, SIZES), "policy-range")
     assert outcome.result == FAILED

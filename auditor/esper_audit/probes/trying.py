@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributions import Distribution
 
 from esper_audit.probes.building import told
 from esper_audit.probes.contract import UNDECIDED, Measurement, NotComparable, Order, Outcome, Probe, probes
@@ -37,19 +38,25 @@ def attempt(probe: Probe, subject: Subject) -> Outcome:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread, as a worker has: for networks this small, waiting for the others takes most of the time."""
-    before = torch.get_num_threads()
+def _as_in_a_worker() -> Iterator[None]:
+    """One thread, and distributions that validate, whatever the process did before.
+
+    For networks this small, waiting for other threads takes most of the time; and torch.compile has switched the
+    validation of distributions off for the whole process, wherever it has run.
+    """
+    threads, validates = torch.get_num_threads(), Distribution._validate_args  # noqa: SLF001 - there is no other way
     torch.set_num_threads(1)
+    Distribution.set_default_validate_args(__debug__)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        Distribution.set_default_validate_args(validates)
 
 
 def tried(order: Order, network: nn.Module) -> Iterator[Outcome]:
     """Run the experiments of `order` on a network that is there already; the random numbers around go on as before."""
-    with torch.random.fork_rng(devices=[]), _one_thread():
+    with torch.random.fork_rng(devices=[]), _as_in_a_worker():
         subject = Subject(order, network)
         for name in order.probes:
             yield attempt(probes()[name], subject)
