@@ -3,7 +3,7 @@
 A result is kept with its footprint (`semantics.project.Footprint`) and is taken again only when every file in that is
 unchanged, every path that was looked for answers as before, and no changed file holds a word that was searched for.
 The file is data, sealed with a key of the user's own: what lies in a stranger's repository is not believed. Whatever is
-wrong with a cache, the run goes on without it. docs/decisions/0010 has the reasons.
+wrong with a cache, the run goes on without it. docs/decisions/0012 has the reasons.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 from esper_audit import __version__
 from esper_audit.config import Settings
+from esper_audit.core.files import LEFT_OVER, replace_file
 from esper_audit.core.findings import (
     Category,
     Confidence,
@@ -38,13 +39,14 @@ from esper_audit.core.findings import (
 )
 from esper_audit.core.report import FileReport, HeadCard, MethodCard, NetworkCard
 from esper_audit.semantics.project import Footprint, Project, project_root
+from esper_audit.semantics.source import read_bytes
 
 FOLDER = ".esper-audit-cache"
 VARIABLE = "ESPER_AUDIT_CACHE_DIR"
 _MAGIC = b"esper-audit cache 1 "
 _CLOCK_SLACK = 2_000_000_000  # nanoseconds: clocks of file systems are coarse, and not always this machine's
 _KEPT = 60 * 86_400  # seconds until a file that no run has used is removed
-_OURS = re.compile(r"[0-9a-f]{32}\.json(\.[0-9a-f]{16}\.tmp)?")
+_OURS = re.compile(rf"[0-9a-f]{{32}}\.json|{LEFT_OVER.pattern}")
 _TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n# This folder is a cache of esper-audit: it may be deleted.\n"
     "# See https://bford.info/cachedir/\n"
@@ -143,22 +145,8 @@ def _key() -> bytes:
             return key
     folder.mkdir(parents=True, exist_ok=True)
     key = os.urandom(32)
-    _replace(path, key)
+    replace_file(path, key)
     return path.read_bytes()  # of two runs that made one at the same time, the last one's
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file that only the user can read, all at once; `tempfile` would cost each run its import."""
-    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    try:
-        with open(handle, "wb") as sink:
-            sink.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 # --- results as data
@@ -351,7 +339,7 @@ class Cache:
         rested = {str(path) for each in known.prints.values() for path in each.files}
         changed = {path for path in rested | listing | before if self._has_changed(path)}
         changed |= before - listing
-        texts = [_bytes(path) for path in changed | (listing - before) if path in listing]
+        texts = [_bytes(path) or b"" for path in changed | (listing - before) if path in listing]
         words = {word for each in known.prints.values() for word in each.words} if texts else set()
         said = {word for word in words if any(word.encode() in text for text in texts)}
         probes = {probe: answer for each in known.prints.values() for probe, answer in each.probes.items()}
@@ -393,7 +381,7 @@ class Cache:
         try:
             body = json.dumps(self._data(projects, names), separators=(",", ":")).encode()
             _make_folder(self.path.parent)
-            _replace(self.path, _MAGIC + self._seal(body) + b"\n" + body)
+            replace_file(self.path, _MAGIC + self._seal(body) + b"\n" + body)
             _tidy(self.path)
         except (OSError, ValueError, LookupError, TypeError) as error:
             self.trouble = f"the cache was not written: {error}"
@@ -449,17 +437,16 @@ def _digest_of(data: bytes) -> str:
 
 
 def _digest(path: str) -> str:
-    try:
-        return _digest_of(Path(path).read_bytes())
-    except OSError:
-        return ""
+    data = _bytes(path)
+    return "" if data is None else _digest_of(data)
 
 
-def _bytes(path: str) -> bytes:
+def _bytes(path: str) -> bytes | None:
+    """What stands in a file, None for what an audit does not read either: a pipe may have taken a file's place."""
     try:
-        return Path(path).read_bytes()
+        return read_bytes(Path(path))
     except OSError:
-        return b""
+        return None
 
 
 def _union(one: Footprint, two: Footprint) -> Footprint:

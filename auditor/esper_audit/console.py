@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from esper_audit.core.errors import EsperError, UsageError
+from esper_audit.core.files import replace_file
 
 
 def tell(kind: str, text: str) -> None:
@@ -147,22 +148,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         with open(path, "wb") as sink:
             sink.write(data)
         return
-    import tempfile
 
-    # The prefix does not hold the file's name, which may be as long as the system allows already.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".esper-audit.", suffix=".tmp")
-    try:
-        with open(handle, "wb") as sink:
-            sink.write(data)
+    def keep_mode_and_owner(temporary: Path) -> None:
         if before is not None and hasattr(os, "chown"):
             with contextlib.suppress(OSError):
                 os.chown(temporary, before.st_uid, before.st_gid)
         os.chmod(temporary, stat.S_IMODE(before.st_mode) if before is not None else 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+
+    replace_file(path, data, keep_mode_and_owner)
 
 
 def _umask() -> int:

@@ -189,13 +189,16 @@ class Plan:
     @property
     def probes(self) -> bool:
         """Whether networks are to be built and tried: the command line has the last word."""
-        said = self.request.probe
-        return said if said is not None else self.settings.probe is True
+        return _wants_probes(self.request, self.settings)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the command line although the rest of the run goes on."""
         return self.collection.problems
+
+
+def _wants_probes(request: CheckRequest, settings: Settings) -> bool:
+    return request.probe if request.probe is not None else settings.probe is True
 
 
 def settings_for(request: CheckRequest, cwd: Path) -> Settings:
@@ -224,10 +227,10 @@ def prepare(request: CheckRequest, *, rules: RuleLoader = load_rules) -> Plan:
     cwd = current_folder()
     settings = settings_for(request, cwd)
     catalogue = catalogue_of(settings, cwd, rules)
-    # An experiment needs the networks themselves, and what standard input says about a file is on no disk.
-    probes = request.probe if request.probe is not None else settings.probe is True
-    fixing = request.fix or request.diff  # files are audited as they are not on the disk
-    cached = request.cache and not probes and not fixing and STDIN not in request.paths and rules is load_rules
+    # An experiment needs the networks themselves, fixes are audited before they are on the disk, and what standard
+    # input says about a file never is.
+    live = _wants_probes(request, settings) or request.fix or request.diff or STDIN in request.paths
+    cached = request.cache and not live and rules is load_rules
     cache = Cache.open(settings, cwd, request.cache_dir) if cached else None
     if cache is not None:
         catalogue.remembered = cache.names

@@ -20,7 +20,8 @@ from esper_audit.core.findings import Finding
 from esper_audit.core.report import AuditReport
 from esper_audit.engine import AuditorMaker, Plan, audit, make_auditor, read_standard_input
 from esper_audit.reporters.escape import visible
-from esper_audit.semantics.source import Source
+from esper_audit.reporters.words import count
+from esper_audit.semantics.source import Source, read_bytes
 
 ROUNDS = 10
 
@@ -72,7 +73,7 @@ def write(changes: Iterable[Change]) -> list[str]:
             continue
         name, path = change.target.display, change.target.path
         try:
-            if path.read_bytes() != change.before:
+            if read_bytes(path) != change.before:
                 problems.append(f"{name}: not fixed, it has changed since it was audited")
                 continue
             if not os.access(path, os.W_OK):
@@ -99,16 +100,15 @@ def unified_diff(change: Change) -> bytes:
 
 def summary(outcome: Outcome, *, written: bool) -> str:
     """`fixed 3 findings in 2 files, 1 more with --unsafe-fixes`; empty when there is nothing to say."""
-    files = len(outcome.changes)
-    words = []
+    told = []
     if outcome.fixed:
         verb = "fixed" if written else "would fix"
-        words.append(f"{verb} {outcome.fixed} finding{'s' * (outcome.fixed != 1)} in {files} file{'s' * (files != 1)}")
+        told.append(f"{verb} {count(outcome.fixed, 'finding')} in {count(len(outcome.changes), 'file')}")
     elif outcome.more:
-        words.append("nothing to fix safely")
+        told.append("nothing to fix safely")
     if outcome.more:
-        words.append(f"{outcome.more} more with --unsafe-fixes")
-    return ", ".join(words)
+        told.append(f"{outcome.more} more with --unsafe-fixes")
+    return ", ".join(told)
 
 
 @dataclass(slots=True)
@@ -177,7 +177,7 @@ class _Fixing:
             if any(Path(os.path.realpath(each.target.path)) == real for each in self.files.values()):
                 refusal = "it is fixed under its other name"
             try:
-                data = target.path.read_bytes()
+                data = read_bytes(target.path)
             except OSError as error:
                 refusal = f"it cannot be read: {system_reason(error)}"
         if not refusal and Source(target.path, data).lines != report.sources.get(target.display):
@@ -258,8 +258,8 @@ class _Fixing:
                 return f"the audit of {file.path} would fail"
         allowed = Counter(map(_group, before.findings))
         cured = Counter(map(_group, made))
-        for group, count in Counter(map(_group, after.findings)).items():
-            if count > allowed[group] - cured[group]:
+        for group, number in Counter(map(_group, after.findings)).items():
+            if number > allowed[group] - cured[group]:
                 path, code, _ = group
                 return f"{code} would still be there" if cured[group] else f"{code} would come up in {path}"
         return ""

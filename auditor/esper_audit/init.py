@@ -19,8 +19,8 @@ from esper_audit.collect import display_path
 from esper_audit.config import FILE_NAME, SECTION, load
 from esper_audit.console import write_file
 from esper_audit.core.errors import UsageError
+from esper_audit.reporters.alerts import HOME
 
-REPOSITORY = "https://github.com/esper-audit/esper-audit"
 HOOKS = ".pre-commit-config.yaml"
 WORKFLOW = ".github/workflows/esper-audit.yml"
 GITLAB = ".gitlab-ci.yml"
@@ -32,7 +32,7 @@ fail-on = "medium"    # the severity from which on a run fails
 """
 
 HOOK = f"""\
-- repo: {REPOSITORY}
+- repo: {HOME}
   rev: v{__version__}
   hooks:
     - id: esper-audit
@@ -75,7 +75,7 @@ GITLAB_JOB = f"""\
 esper-audit:
   image: python:3.13-slim
   variables:
-    ESPER_AUDIT: {REPOSITORY}/archive/refs/tags/v{__version__}.tar.gz
+    ESPER_AUDIT: {HOME}/archive/refs/tags/v{__version__}.tar.gz
   before_script:
     - python -m pip install --quiet "esper-audit @ $ESPER_AUDIT"
   script:

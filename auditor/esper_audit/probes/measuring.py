@@ -12,15 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esper_audit.probes.arguments import unmasked
 from esper_audit.probes.contract import NotComparable
-from esper_audit.probes.subject import leaves, mapped, unmasked
+from esper_audit.probes.nested import leaves, mapped
 
 if TYPE_CHECKING:
+    from esper_audit.probes.arguments import Inputs
     from esper_audit.probes.contract import MethodFacts
-    from esper_audit.probes.subject import Inputs, Reply, Subject
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
-# Largest difference that rounding explains, between two ways to compute the same in this dtype.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The largest difference that rounding explains, between two ways to compute the same in this dtype."""
+    return _TOLERANCE.get(dtype, 1e-4)
 
 
 def distance(left: Tensor | None, right: Tensor | None) -> float:
@@ -113,17 +120,17 @@ def act_sequence(subject: Subject, network: nn.Module, inputs: Inputs) -> tuple[
     return inputs.but(actions=taken), replies, states
 
 
-def along_time(replies: list[Reply], name: str, like: Tensor | None) -> Tensor | None:
-    """One output of act over all steps, `[B, T]`.
-
-    What one step gives as [B, 1] is either, a column or a sequence of one: `like` has the shape that is compared.
-    """
+def along_time(replies: list[Reply], name: str) -> Tensor | None:
+    """One output of act over all steps, `[B, T]`, or `[B, T, 1]` where each step gave a column."""
     steps = [getattr(reply, name) for reply in replies]
     if any(step is None for step in steps):
         return None
-    joined = torch.cat([step.detach().clone() for step in steps], dim=1)
-    column = like is not None and joined.dim() == like.dim() + 1 and joined.shape[-1] == 1
-    return joined.squeeze(-1) if column else joined
+    return torch.cat([step.detach().clone() for step in steps], dim=1)
+
+
+def in_axes_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor without the last axis of 1 that `like` has not: `[B, T, 1]` says what `[B, T]` says."""
+    return tensor[..., 0] if tensor.dim() == like.dim() + 1 and tensor.shape[-1] == 1 else tensor
 
 
 def bad_gradients(network: nn.Module) -> list[str]:
@@ -191,7 +198,10 @@ def _finite(tensors: Iterable[Tensor]) -> bool:
 
 @contextmanager
 def without_onednn() -> Iterator[None]:
-    """Switch oneDNN off, which has other LSTM kernels for training than for inference: equal inputs, equal numbers."""
+    """Switch oneDNN off, which has other LSTM kernels for training than for inference: equal inputs, equal numbers.
+
+    `torch.backends.mkldnn.flags` sets TF32 as well, and warns of that where there is no such device.
+    """
     before = torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         yield
@@ -200,10 +210,10 @@ def without_onednn() -> Iterator[None]:
 
 
 @contextmanager
-def without_validation() -> Iterator[None]:
-    """Let `torch.distributions` check no values, which it does with `.item()`."""
+def validation(*, on: bool) -> Iterator[None]:
+    """Let `torch.distributions` check values, or not: it does so with `.item()`."""
     before = torch.distributions.Distribution._validate_args  # noqa: SLF001 - only the setter is public
-    torch.distributions.Distribution.set_default_validate_args(False)
+    torch.distributions.Distribution.set_default_validate_args(on)
     try:
         yield
     finally:
@@ -263,9 +273,7 @@ def scored(subject: Subject, network: nn.Module, inputs: Inputs) -> Scores:
 
     def score(actions: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         reply = seeded(subject.evaluate, network, inputs.but(actions=actions))
-        log_prob = reply.log_prob
-        if log_prob is not None and log_prob.shape == (*inputs.starts.shape, 1):
-            log_prob = log_prob.squeeze(-1)
+        log_prob = None if reply.log_prob is None else in_axes_of(reply.log_prob, inputs.starts)
         if log_prob is None or log_prob.shape != inputs.starts.shape:
             raise NotComparable("evaluate returns no joint log-prob of shape [B, T]")
         return log_prob, reply.entropy
@@ -287,7 +295,7 @@ def scored(subject: Subject, network: nn.Module, inputs: Inputs) -> Scores:
         sums = torch.stack([heads[h].gather(-1, action.unsqueeze(-1)).squeeze(-1) for h, action in last.items()]).sum(0)
     if not any(bool((relative.isfinite() & (relative != 0)).any()) for relative in heads.values()):
         raise NotComparable("log-probs depend on no action")
-    if distance(moved - base, sums) > 10 * TOLERANCE.get(subject.dtype, 1e-4) * (1 + float(sums.abs().max())):
+    if distance(moved - base, sums) > 10 * tolerance(subject.dtype) * (1 + float(sums.abs().max())):
         raise NotComparable("the heads depend on each other")
     return Scores(base, heads, entropy)
 

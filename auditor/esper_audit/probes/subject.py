@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from esper_audit.probes.arguments import Convention, Inputs, Wish, conventions, unarranged, unmasked
 from esper_audit.probes.building import build, layers_of, told
 from esper_audit.probes.contract import MethodFacts, NotComparable, Order
-from esper_audit.probes.nested import alike, leaves, mapped, words
+from esper_audit.probes.nested import alike, mapped, words
 from esper_audit.probes.replies import Reading, Reply, read
 from esper_audit.probes.sizes import (
     CELLS,
@@ -35,8 +35,6 @@ from esper_audit.probes.sizes import (
 )
 from esper_audit.probes.states import FORMS, emptied, wrapper, zeros
 from esper_audit.semantics.roles import tensor_role
-
-__all__ = ["CALLED", "Inputs", "Reply", "Subject", "leaves", "mapped", "unmasked"]
 
 CALLED = ("forward", "act", "evaluate")  # roles of methods that probes call
 ENVIRONMENTS, STEPS = 5, 6  # B and T: never equal, and equal to no size that is guessed but one
@@ -429,12 +427,9 @@ class Subject:
         kind: str,
         *,
         score: bool = False,
-        deterministic: bool = False,
     ) -> dict[str, Any]:
         """The keyword arguments of a call, in the convention that is known to work."""
-        convention = self._convention(facts, kind, score=score)
-        wish = Wish(facts.name, self.roles(facts), inputs, convention, score=score, deterministic=deterministic)
-        return wish.arguments(self._parameters(network, facts))
+        return self._wish(facts, inputs, kind, score=score).arguments(self._parameters(network, facts))
 
     def called(
         self,
@@ -458,10 +453,16 @@ class Subject:
         score: bool = False,
         deterministic: bool = False,
     ) -> Reply:
-        convention = self._convention(facts, kind, score=score)
-        wish = Wish(facts.name, self.roles(facts), inputs, convention, score=score, deterministic=deterministic)
+        wish = self._wish(facts, inputs, kind, score=score, deterministic=deterministic)
         keywords = wish.arguments(self._parameters(network, facts))
         return self._read(facts, self._callable(network, facts)(**keywords), wish)
+
+    def _wish(
+        self, facts: MethodFacts, inputs: Inputs, kind: str, *, score: bool = False, deterministic: bool = False
+    ) -> Wish:
+        """A call in the convention that is known to work."""
+        convention = self._convention(facts, kind, score=score)
+        return Wish(facts.name, self.roles(facts), inputs, convention, score=score, deterministic=deterministic)
 
     def _callable(self, network: nn.Module, facts: MethodFacts) -> Callable[..., Any]:
         call: Callable[..., Any] = network if facts.name == "forward" else getattr(network, facts.name)

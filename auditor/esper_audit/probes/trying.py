@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch.distributions import Distribution
 
 from esper_audit.probes.building import told
 from esper_audit.probes.contract import UNDECIDED, Measurement, NotComparable, Order, Outcome, Probe, probes
+from esper_audit.probes.measuring import validation
 from esper_audit.probes.subject import Subject
 
 if TYPE_CHECKING:
@@ -44,14 +44,13 @@ def _as_in_a_worker() -> Iterator[None]:
     For networks this small, waiting for other threads takes most of the time; and torch.compile has switched the
     validation of distributions off for the whole process, wherever it has run.
     """
-    threads, validates = torch.get_num_threads(), Distribution._validate_args  # noqa: SLF001 - there is no other way
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    Distribution.set_default_validate_args(__debug__)
     try:
-        yield
+        with validation(on=__debug__):
+            yield
     finally:
         torch.set_num_threads(threads)
-        Distribution.set_default_validate_args(validates)
 
 
 def tried(order: Order, network: nn.Module) -> Iterator[Outcome]:

@@ -17,16 +17,20 @@ _SPEAKS = ("noqa", "esper:", "type:", "pragma", "pylint:")  # a comment with the
 
 
 @dataclass(frozen=True, slots=True)
-class Replace:
-    """Other text for a node; parentheses around an expression stay."""
-
+class _AtNode:
     node: cst.CSTNode
-    text: str
 
     @property
     def nodes(self) -> tuple[cst.CSTNode, ...]:
         """The nodes whose places are needed."""
         return (self.node,)
+
+
+@dataclass(frozen=True, slots=True)
+class Replace(_AtNode):
+    """Other text for a node; parentheses around an expression stay."""
+
+    text: str
 
     def change(self, place: Place, _: Place, __: Source) -> tuple[Place, str] | None:
         """The place and its new text."""
@@ -34,17 +38,11 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
-class Insert:
+class Insert(_AtNode):
     """Text directly behind a node, or before it."""
 
-    node: cst.CSTNode
     text: str
     before: bool = False
-
-    @property
-    def nodes(self) -> tuple[cst.CSTNode, ...]:
-        """The nodes whose places are needed."""
-        return (self.node,)
 
     def change(self, place: Place, _: Place, __: Source) -> tuple[Place, str] | None:
         """An empty place and the text for it."""
@@ -53,16 +51,10 @@ class Insert:
 
 
 @dataclass(frozen=True, slots=True)
-class InsertLines:
+class InsertLines(_AtNode):
     """Statements on lines of their own above a statement and its comments, indented as that is."""
 
-    node: cst.CSTNode
     text: str
-
-    @property
-    def nodes(self) -> tuple[cst.CSTNode, ...]:
-        """The nodes whose places are needed."""
-        return (self.node,)
 
     def change(self, place: Place, _: Place, source: Source) -> tuple[Place, str] | None:
         """The empty place above the statement; nothing when it shares its line."""
@@ -78,16 +70,10 @@ class InsertLines:
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class Guard(_AtNode):
     """A simple statement goes under an `if`."""
 
-    node: cst.CSTNode
     test: str
-
-    @property
-    def nodes(self) -> tuple[cst.CSTNode, ...]:
-        """The nodes whose places are needed."""
-        return (self.node,)
 
     def change(self, place: Place, _: Place, source: Source) -> tuple[Place, str] | None:
         """The empty place before the statement; nothing when it shares its line."""
@@ -104,15 +90,8 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(_AtNode):
     """A statement goes, with its line when it has the line to itself; the last one of a block becomes `pass`."""
-
-    node: cst.CSTNode
-
-    @property
-    def nodes(self) -> tuple[cst.CSTNode, ...]:
-        """The nodes whose places are needed."""
-        return (self.node,)
 
     def change(self, place: Place, _: Place, source: Source) -> tuple[Place, str] | None:
         """The lines or the part of the line; nothing when a comment there speaks to another tool or is shared."""

@@ -15,8 +15,6 @@ from esper_audit.core.findings import Category, Severity
 from esper_audit.probes.contract import Measurement, NotComparable, Probe, judged
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from esper_audit.probes.subject import Subject
 
 
@@ -58,25 +56,21 @@ class ActEvaluate(Probe):
             window = subject.evaluate(network, inputs.cut(middle, inputs.starts.shape[1]).but(hidden=states[middle]))
         distances = {}
         for name, act, evaluated, later in (
-            ("log_prob", m.along_time(replies, "log_prob", whole.log_prob), whole.log_prob, window.log_prob),
-            ("value", m.along_time(replies, "value", whole.value), whole.value, window.value),
+            ("log_prob", m.along_time(replies, "log_prob"), whole.log_prob, window.log_prob),
+            ("value", m.along_time(replies, "value"), whole.value, window.value),
         ):
             if act is None or evaluated is None:
                 continue
-            distances[name] = m.distance(act, _like(act, evaluated))
+            stepped = m.in_axes_of(act, evaluated)
+            distances[name] = m.distance(stepped, m.in_axes_of(evaluated, stepped))
             if later is not None:
-                distances[f"{name} from the middle"] = m.distance(act[:, middle:], _like(act, later))
+                distances[f"{name} from the middle"] = m.distance(stepped[:, middle:], m.in_axes_of(later, stepped))
         if not distances:
             raise NotComparable("act and evaluate return no log-prob and no value that could be compared")
         worst = max(distances, key=lambda name: distances[name])
-        limit = m.TOLERANCE.get(subject.dtype, 1e-4)
+        limit = m.tolerance(subject.dtype)
         return judged(
             passed=distances[worst] <= limit,
             measured=f"largest difference {distances[worst]:.1e} ({worst}), tolerance {limit:.0e}",
             method=method.name,
         )
-
-
-def _like(act: Tensor, evaluated: Tensor) -> Tensor:
-    """What evaluate gave, without a last dimension of 1 that the steps of act, side by side, no longer have."""
-    return evaluated[..., 0] if evaluated.dim() == act.dim() + 1 and evaluated.shape[-1] == 1 else evaluated

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from esper_audit.probes.subject import Inputs, Reply, Subject
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
 
 class BatchIndependence(Probe):
@@ -44,7 +46,7 @@ class BatchIndependence(Probe):
         network = subject.heated().train()
         inputs = subject.inputs() if role != "act" else subject.inputs(time=1)
         worst, where = _moved(call, network, inputs)
-        limit = m.TOLERANCE.get(subject.dtype, 1e-4) / 10
+        limit = m.tolerance(subject.dtype) / 10
         if worst > limit and role != "evaluate" and _moved(call, network.eval(), inputs)[0] <= limit:
             raise NotComparable(
                 "rows share statistics of the batch in training mode alone, and no log-prob rests on it"

@@ -48,7 +48,7 @@ class Causality(Probe):
         future = max((m.distance(before[n][:, middle + 1 :], after[n][:, middle + 1 :]) for n in before), default=0.0)
         if not before:
             raise NotComparable(f"{role} returns nothing to compare")
-        limit = m.TOLERANCE.get(subject.dtype, 1e-4) / 10
+        limit = m.tolerance(subject.dtype) / 10
         return judged(
             passed=past <= limit < future,
             measured=f"a change at step {middle} moves earlier steps by {past:.1e} and later ones by {future:.1e}",

@@ -96,7 +96,8 @@ def _cost(subject: Subject, called: Called, steps: int) -> _Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import leaves, unmasked
+    from esper_audit.probes.arguments import unmasked
+    from esper_audit.probes.nested import leaves
 
     network = copy.deepcopy(subject.network).train()
     inputs = unmasked(subject.inputs(time=steps))
@@ -112,7 +113,7 @@ def _cost(subject: Subject, called: Called, steps: int) -> _Cost:
     call: Any = network if called.facts.name == "forward" else getattr(network, called.facts.name)
     with (
         m.without_onednn(),
-        m.without_validation(),
+        m.validation(on=False),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         m.Operations() as ran,
         FlopCounterMode(display=False) as counter,

@@ -57,7 +57,7 @@ class DeviceMoves(Probe):
 def _moved(subject: Subject, role: str) -> tuple[Operations, str]:
     """The operations of one call on the meta device, and why it stopped if it did."""
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import mapped
+    from esper_audit.probes.nested import mapped
 
     facts = subject.method(role)
     kind = "act" if role == "act" else "sequence"
@@ -65,7 +65,7 @@ def _moved(subject: Subject, role: str) -> tuple[Operations, str]:
     keywords = subject.arguments(subject.network, facts, inputs, kind, score=role == "evaluate")
     network = copy.deepcopy(subject.network).to("meta").eval()
     moved = {name: mapped(value, lambda tensor: tensor.to("meta")) for name, value in keywords.items()}
-    with m.without_validation(), m.Operations() as ran:
+    with m.validation(on=False), m.Operations() as ran:
         try:
             (network if facts.name == "forward" else getattr(network, facts.name))(**moved)
         except Exception as error:  # noqa: BLE001 - an operation that needs values, or the finding itself

@@ -24,8 +24,10 @@ from esper_audit.probes.late import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from esper_audit.probes.arguments import Inputs
     from esper_audit.probes.recomputing import Recomputed
-    from esper_audit.probes.subject import Inputs, Reply, Subject
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
 _MOST_ORDERS = 24  # in which heads of one size may be tried
 
@@ -116,8 +118,8 @@ class _Seen:
 def _compared(subject: Subject, role: str) -> list[Row]:
     """Every output of one method, once in the easy case and once in the other."""
     from esper_audit.probes import measuring as m
+    from esper_audit.probes.arguments import unmasked
     from esper_audit.probes.recomputing import recomputed
-    from esper_audit.probes.subject import unmasked
 
     if role == "forward":
         m.steady(subject, role)
@@ -130,7 +132,7 @@ def _compared(subject: Subject, role: str) -> list[Row]:
     easy = seen(unmasked(_choices(subject.inputs(time=1, memory=False))))
     inputs = _choices(subject.inputs(seed=5))
     full = seen(inputs if subject.takes("mask", role) else unmasked(inputs))
-    limit = m.TOLERANCE.get(subject.dtype, 1e-4)
+    limit = m.tolerance(subject.dtype)
     _match_heads(easy, full)
     rows = []
     before, after = dict(_differences(easy)), dict(_differences(full))
@@ -156,8 +158,8 @@ def _choices(inputs: Inputs) -> Inputs:
 
 def _differences(seen: _Seen) -> Iterator[tuple[str, float]]:
     """The relative difference of each output that there is."""
+    from esper_audit.probes.nested import leaves
     from esper_audit.probes.recomputing import as_layers
-    from esper_audit.probes.subject import leaves
 
     masks = seen.inputs.masks
     for head, logits in seen.heads.items():

@@ -52,7 +52,7 @@ class EntropyConsistent(Probe):
                 f"{len(accepted) + 1}": shares.sum(0),
                 f"{len(accepted) + 2}": shares.mean(0),
             }
-        limit = 10 * m.TOLERANCE.get(subject.dtype, 1e-4)
+        limit = 10 * m.tolerance(subject.dtype)
         got = scores.entropy.double()
         distances = {
             name: m.distance(got, wanted if got.dim() == wanted.dim() else wanted.mean())

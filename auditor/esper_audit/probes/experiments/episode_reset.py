@@ -18,8 +18,9 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 if TYPE_CHECKING:
     from torch import nn
 
+    from esper_audit.probes.arguments import Inputs
     from esper_audit.probes.contract import MethodFacts
-    from esper_audit.probes.subject import Inputs, Subject
+    from esper_audit.probes.subject import Subject
 
 
 class EpisodeReset(Probe):
@@ -36,7 +37,7 @@ class EpisodeReset(Probe):
         import torch
 
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import mapped
+        from esper_audit.probes.nested import mapped
 
         role, call = m.sequence_call(subject)
         facts = subject.method(role, "act")
@@ -56,7 +57,7 @@ class EpisodeReset(Probe):
                 m.moved_by(m.seeded(call, network, left), m.seeded(call, network, right), first=middle)
                 for left, right in ((inputs.but(starts=starts), other.but(starts=starts)), (inputs, other))
             )
-        limit = m.TOLERANCE.get(subject.dtype, 1e-4) / 10
+        limit = m.tolerance(subject.dtype) / 10
         if kept <= limit:
             raise NotComparable("without a start the past leaves no trace either")
         if told := _without_starts(subject, facts, network, inputs):
@@ -87,7 +88,7 @@ def _without_starts(subject: Subject, facts: MethodFacts, network: nn.Module, in
         except Exception as error:  # noqa: BLE001 - it fails somewhere inside
             return f"no start at all, `{names[0]}=None`, raises {m.sentence(error)}"
     worst = max((m.distance(wanted[name], got.get(name)) for name in wanted), default=0.0)
-    if worst <= m.TOLERANCE.get(subject.dtype, 1e-4):
+    if worst <= m.tolerance(subject.dtype):
         return ""
     return (
         f"no start at all gives other results as `{names[0]}=None` than as False everywhere: they differ by {worst:.1e}"

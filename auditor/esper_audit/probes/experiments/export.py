@@ -53,7 +53,7 @@ class Export(Probe):
 def _callable(subject: Subject) -> tuple[Called, dict[str, Any]]:
     """What is exported, with arguments that it answers to."""
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import unmasked
+    from esper_audit.probes.arguments import unmasked
 
     why = "the network has neither forward nor act"
     for role, kind, time in (("forward", "sequence", 3), ("act", "act", 1)):
@@ -95,7 +95,7 @@ def _exported(network: nn.Module, called: Called, keywords: dict[str, Any], *, c
             return getattr(self.network, called.facts.name)(**given)
 
     module = network if called.facts.name == "forward" else Method()
-    with torch.no_grad(), m.without_onednn(), m.without_validation():
+    with torch.no_grad(), m.without_onednn(), m.validation(on=False):
         before = module(**copy.deepcopy(keywords))
         try:
             program = torch.export.export(module, (), kwargs=keywords, strict=False)
@@ -107,7 +107,7 @@ def _exported(network: nn.Module, called: Called, keywords: dict[str, Any], *, c
         return nodes, False
     differs = _difference(before, after)
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    return f"{nodes}, outputs differ by {differs:.0e}", differs > m.TOLERANCE.get(dtype, 1e-4)
+    return f"{nodes}, outputs differ by {differs:.0e}", differs > m.tolerance(dtype)
 
 
 def _pickled(network: nn.Module, called: Called, keywords: dict[str, Any]) -> tuple[str, bool]:
@@ -135,7 +135,7 @@ def _pickled(network: nn.Module, called: Called, keywords: dict[str, Any]) -> tu
 def _difference(left: Any, right: Any) -> float:
     """The largest difference between the tensors of two results."""
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import leaves
+    from esper_audit.probes.nested import leaves
 
     pairs = zip(leaves(left), leaves(right), strict=True)
     return max((m.distance(one, other) for one, other in pairs), default=0.0)

@@ -21,7 +21,8 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 if TYPE_CHECKING:
     from torch import nn
 
-    from esper_audit.probes.subject import Inputs, Subject
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.subject import Subject
 
 OBSERVATIONS, LAYERS = 1e3, 1e4
 FACTORS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -42,7 +43,7 @@ class ExtremeInputs(Probe):
         import torch
 
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import unmasked
+        from esper_audit.probes.arguments import unmasked
 
         if subject.dtype not in (torch.float32, torch.float64):
             raise NotComparable(f"the network computes in {subject.dtype}")
@@ -74,7 +75,7 @@ def _overflows(subject: Subject, network: nn.Module, inputs: Inputs) -> tuple[st
     network = copy.deepcopy(network)
     ran = m.Overflow()
     try:
-        with m.without_onednn(), m.without_validation(), ran:
+        with m.without_onednn(), m.validation(on=False), ran:
             reply = m.seeded(subject.evaluate, network, inputs)
     except NotComparable:
         raise
@@ -109,7 +110,7 @@ def _enlarged(subject: Subject, network: nn.Module, inputs: Inputs) -> tuple[nn.
                 if parameter.dim() >= 2 and parameter.is_floating_point():
                     parameter.mul_(factor)
             ran = m.Overflow()
-            with m.without_onednn(), m.without_validation(), contextlib.suppress(Exception), ran:
+            with m.without_onednn(), m.validation(on=False), contextlib.suppress(Exception), ran:
                 m.seeded(subject.evaluate, larger, inputs)  # whether it raises is asked of the network that is found
         if not ran.products < float("inf"):
             break

@@ -20,7 +20,9 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from esper_audit.probes.subject import Inputs, Reply, Subject
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
 OUTPUTS = ("log_prob", "entropy", "value")
 MOVED = 1e-3
@@ -94,7 +96,7 @@ def cuts_of(subject: Subject) -> Cuts:
 
 def _measured(subject: Subject) -> Cuts:
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import unmasked
+    from esper_audit.probes.arguments import unmasked
 
     network = subject.heated().eval()
     inputs = unmasked(subject.inputs(seed=10))

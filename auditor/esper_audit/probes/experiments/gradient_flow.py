@@ -31,10 +31,10 @@ class GradientFlow(Probe):
         import torch
 
         from esper_audit.probes import measuring as m
+        from esper_audit.probes.arguments import unmasked
 
         network = subject.heated().train()
-        inputs = subject.inputs()
-        inputs = inputs.but(masks={head: torch.ones_like(mask) for head, mask in inputs.masks.items()})
+        inputs = unmasked(subject.inputs())
         reached: dict[str, set[str]] = {}
         bad: list[str] = []
         for loss in ("log_prob", "entropy", "value"):

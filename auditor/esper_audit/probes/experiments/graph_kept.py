@@ -30,7 +30,7 @@ class GraphKept(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import leaves
+        from esper_audit.probes.nested import leaves
 
         role, call = m.sequence_call(subject)
         network = subject.heated().train()

@@ -28,7 +28,7 @@ class HiddenDevice(Probe):
 
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
-        from esper_audit.probes.subject import leaves
+        from esper_audit.probes.nested import leaves
 
         if not subject.has("initial_state"):
             raise NotComparable("the network has no method that makes a hidden state")

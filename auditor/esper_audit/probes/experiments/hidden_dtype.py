@@ -30,7 +30,7 @@ class HiddenDtype(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import leaves
+        from esper_audit.probes.nested import leaves
 
         if subject.initial(1) is None:
             raise NotComparable("the network has no hidden state")

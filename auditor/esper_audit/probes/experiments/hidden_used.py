@@ -17,7 +17,8 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from esper_audit.probes.subject import Reply, Subject
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
 
 class HiddenUsed(Probe):
@@ -34,7 +35,7 @@ class HiddenUsed(Probe):
         import torch
 
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import leaves, mapped
+        from esper_audit.probes.nested import leaves, mapped
 
         inputs = subject.inputs(time=2)
         if inputs.hidden is None:
@@ -57,7 +58,7 @@ class HiddenUsed(Probe):
                 again = m.outputs(call(network, trial))
             if before:
                 kept = max(m.distance(before[name], again[name]) for name in before)
-                if kept > m.TOLERANCE.get(subject.dtype, 1e-4):
+                if kept > m.tolerance(subject.dtype):
                     if role == "forward":
                         continue  # a bare core may go on from what it keeps on `self`: that is another interface
                     return judged(
@@ -89,7 +90,7 @@ class HiddenUsed(Probe):
 
 def _with(hidden: Any, part: int) -> Any:
     """A hidden state with other numbers in one of its tensors."""
-    from esper_audit.probes.subject import mapped
+    from esper_audit.probes.nested import mapped
 
     number = count()
     return mapped(hidden, lambda tensor: tensor + 1.0 if next(number) == part else tensor)

@@ -7,6 +7,8 @@ purpose.
 
 from __future__ import annotations
 
+import math
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from esper_audit.core.findings import Category, Severity
@@ -29,22 +31,24 @@ class InitPolicy(Probe):
         """See the module."""
         import torch
 
-        inputs = subject.inputs(seed=2)
+        from esper_audit.probes.arguments import unmasked
+
+        inputs = unmasked(subject.inputs(seed=2))
         if not inputs.masks:
             raise NotComparable("the network has no discrete head that is known")
         network = subject.fresh().eval()
-        spread, tried = 0.0, 0
+        sizes = {head: mask.shape[-1] for head, mask in inputs.masks.items()}
+        uniform = -sum(math.log(size) for size in sizes.values())
+        spread = []
         with torch.no_grad():
-            masks = {head: torch.ones_like(mask) for head, mask in inputs.masks.items()}
             for shift in range(4):
-                actions = {h: torch.full_like(a, shift % masks[h].shape[-1]) for h, a in inputs.actions.items()}
-                log_prob = subject.evaluate(network, inputs.but(masks=masks, actions=actions)).log_prob
+                actions = {h: torch.full_like(a, shift % sizes[h]) for h, a in inputs.actions.items()}
+                log_prob = subject.evaluate(network, inputs.but(actions=actions)).log_prob
                 if log_prob is None:
                     raise NotComparable("evaluate returns no log-prob")
-                uniform = -sum(float(torch.tensor(mask.shape[-1]).log()) for mask in masks.values())
-                spread += float((log_prob - uniform).abs().mean())
-                tried += 1
+                spread.append(float((log_prob - uniform).abs().mean()))
+        mean = fmean(spread)
         return judged(
-            passed=spread / tried < 0.35,
-            measured=f"log-probs of a fresh policy are {spread / tried:.2f} from uniform on average",
+            passed=mean < 0.35,
+            measured=f"log-probs of a fresh policy are {mean:.2f} from uniform on average",
         )

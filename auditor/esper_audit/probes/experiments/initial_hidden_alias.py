@@ -28,7 +28,7 @@ class InitialHiddenAlias(Probe):
         """See the module."""
         import torch
 
-        from esper_audit.probes.subject import leaves
+        from esper_audit.probes.nested import leaves
 
         if not subject.has("initial_state"):
             raise NotComparable("the network has no method that makes a hidden state")

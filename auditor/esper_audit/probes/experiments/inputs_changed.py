@@ -29,7 +29,7 @@ class InputsChanged(Probe):
         import torch
 
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import leaves
+        from esper_audit.probes.nested import leaves
 
         network = subject.heated().eval()
         changed, tried, blamed = [], 0, ""

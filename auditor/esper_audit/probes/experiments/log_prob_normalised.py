@@ -35,7 +35,7 @@ class LogProbNormalised(Probe):
         inputs = m.scorable(subject, subject.inputs(seed=8))
         scores = m.scored(subject, network, inputs)
         total = scores.base.double() + sum(relative.double().logsumexp(-1) for relative in scores.heads.values())
-        limit = m.TOLERANCE.get(subject.dtype, 1e-4)
+        limit = m.tolerance(subject.dtype)
         off = float(total.abs().max())
         sums = total.exp()
         return judged(

@@ -17,7 +17,8 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 from esper_audit.probes.late import torch
 
 if TYPE_CHECKING:
-    from esper_audit.probes.subject import Reply, Subject
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
 
 class MaskDtype(Probe):
@@ -32,7 +33,7 @@ class MaskDtype(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import unmasked
+        from esper_audit.probes.arguments import unmasked
 
         role = "evaluate" if subject.takes("mask", "evaluate") else "forward"
         inputs = subject.masked_inputs(role)

@@ -56,7 +56,7 @@ class MaskKinds(Probe):
                     right.append(f"{short} raises in `{facts.name}`")
                     continue
                 worst = max((m.distance(wanted[name], got.get(name)) for name in wanted), default=0.0)
-                if worst <= m.TOLERANCE.get(subject.dtype, 1e-4):
+                if worst <= m.tolerance(subject.dtype):
                     right.append(f"{short} means the same in `{facts.name}`")
                 else:
                     wrong.append(f"with a {short} mask the results of `{facts.name}` move by {worst:.1e}")

@@ -14,7 +14,8 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 from esper_audit.probes.late import torch
 
 if TYPE_CHECKING:
-    from esper_audit.probes.subject import Inputs, Subject
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.subject import Subject
 
 
 class MaskRank(Probe):

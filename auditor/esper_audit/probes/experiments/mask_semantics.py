@@ -17,7 +17,8 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from esper_audit.probes.subject import Inputs, Subject
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.subject import Subject
 
 
 class MaskSemantics(Probe):
@@ -86,7 +87,7 @@ def _refuses_itself(subject: Subject, network: nn.Module, inputs: Inputs, how: s
     """Whether act refuses what it took, and not the mask."""
     import torch
 
-    from esper_audit.probes.subject import unmasked
+    from esper_audit.probes.arguments import unmasked
 
     if how == "deterministic":  # the same masks were accepted forty times
         return not _raises("act", subject, network, unmasked(inputs), deterministic=True)
@@ -105,19 +106,20 @@ def _refuses_most(role: str, subject: Subject, network: nn.Module) -> bool:
     """Whether forbidding one action is refused, for most actions, though forbidding none is not."""
     import torch
 
-    inputs = subject.inputs(1, 1 if role == "act" else 6)
-    free = {head: torch.ones_like(mask) for head, mask in inputs.masks.items()}
-    if not free or min(mask.shape[-1] for mask in free.values()) < 3:
+    from esper_audit.probes.arguments import unmasked
+
+    inputs = unmasked(subject.inputs(1, 1 if role == "act" else 6))
+    if not inputs.masks or min(mask.shape[-1] for mask in inputs.masks.values()) < 3:
         return False
-    if _raises(role, subject, network, inputs.but(masks=free)):
+    if _raises(role, subject, network, inputs):
         return False
-    for head, mask in free.items():
+    for head, mask in inputs.masks.items():
         size, refused = mask.shape[-1], 0
         for forbidden in range(size):
             closed = mask.clone()
             closed[..., forbidden] = False
             taken = torch.full_like(inputs.actions[head], (forbidden + 1) % size)
-            trial = inputs.but(masks={**free, head: closed}, actions={**inputs.actions, head: taken})
+            trial = inputs.but(masks={**inputs.masks, head: closed}, actions={**inputs.actions, head: taken})
             refused += _raises(role, subject, network, trial)
         if refused > size / 2:
             return True

@@ -17,7 +17,9 @@ from esper_audit.probes.contract import Measurement, NotComparable, Probe, judge
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from esper_audit.probes.subject import Inputs, Reply, Subject
+    from esper_audit.probes.arguments import Inputs
+    from esper_audit.probes.replies import Reply
+    from esper_audit.probes.subject import Subject
 
 ROW, STEP = 1, 2
 OUTPUTS = ("log_prob", "value")
@@ -57,7 +59,7 @@ def _answer(subject: Subject, call: Callable[[nn.Module, Inputs], Reply], *, at:
     import torch
 
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import unmasked
+    from esper_audit.probes.arguments import unmasked
 
     network = subject.heated().eval()
     inputs = unmasked(subject.inputs(time=at + 1, seed=12))

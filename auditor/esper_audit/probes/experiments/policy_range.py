@@ -36,7 +36,7 @@ class PolicyRange(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
-        from esper_audit.probes.subject import unmasked
+        from esper_audit.probes.arguments import unmasked
 
         network = subject.heated().eval()
         try:
@@ -108,7 +108,8 @@ def _deviation(m: object, subject: Subject, network: nn.Module, inputs: object, 
 def _probabilities_wanted(subject: Subject) -> str:
     """What is to be said of a network that scores actions only where all its logits are positive."""
     from esper_audit.probes import measuring as m
-    from esper_audit.probes.subject import Subject, unmasked
+    from esper_audit.probes.arguments import unmasked
+    from esper_audit.probes.subject import Subject
 
     spans = {}
     for raised in (50.0, 100.0):

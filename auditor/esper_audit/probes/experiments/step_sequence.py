@@ -48,7 +48,7 @@ class StepSequence(Probe):
         if not distances:
             raise NotComparable(f"{role} returns nothing to compare")
         worst = max(distances, key=lambda name: distances[name])
-        limit = m.TOLERANCE.get(subject.dtype, 1e-4)
+        limit = m.tolerance(subject.dtype)
         return judged(
             passed=distances[worst] <= limit,
             measured=f"largest difference {distances[worst]:.1e} ({worst}), tolerance {limit:.0e}",
