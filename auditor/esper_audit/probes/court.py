@@ -126,7 +126,7 @@ def _outcomes(
         if not ids:
             continue
         order = replace(case.order, probes=ids)
-        about, found = carry_out(order, timeout=timeout, tell=lambda name: tell(f"{case.subject}: {name}"))
+        about, found = carry_out(order, timeout=timeout, tell=lambda name: tell(f"{name} on {case.subject}"))
         decided.torch_version = decided.torch_version or str(about.get("torch", ""))
         outcomes.update({outcome.id: outcome for outcome in found})
         if about.get("failed"):

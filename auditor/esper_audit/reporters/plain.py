@@ -35,6 +35,7 @@ def render_experiments(report: AuditReport, sink: TextIO, *, options: RenderOpti
     _write(experiment_lines(report, options), sink)
 
 
+_PART = " " * 10  # before what an experiment tells part by part
 _MARKS = {Verdict.CONFIRMED: "holds", Verdict.REFUTED: "FAILS", Verdict.INCONCLUSIVE: "open"}
 _TONES = {Verdict.CONFIRMED: "refuted", Verdict.REFUTED: "confirmed", Verdict.INCONCLUSIVE: "inconclusive"}
 
@@ -52,7 +53,7 @@ def experiment_lines(report: AuditReport, options: RenderOptions) -> Iterator[Li
             lead = (Segment(f"  {mark:<6}", tone), Segment(f"{visible(result.id):<{width}}  "))
             said = result.measured or result.error
             yield from hanging(lead, said, tone="", width=options.width, indent=width + 10)
-            yield from _table_lines(result.table)
+            yield from _table_lines(result.table, options.width)
         told = [each for each in results if each.decisive or each.verdict is not Verdict.REFUTED]
         tally = Counter(_MARKS[each.verdict] for each in told)
         counts = f"{tally['holds']} of {len(results)} claims hold, {tally['FAILS']} fail, {tally['open']} undecided"
@@ -62,13 +63,18 @@ def experiment_lines(report: AuditReport, options: RenderOptions) -> Iterator[Li
         yield (Segment("No network was tried."),)
 
 
-def _table_lines(table: Sequence[Sequence[str]]) -> Iterator[Line]:
-    """What an experiment tells part by part: names to the left, numbers to the right."""
+def _table_lines(table: Sequence[Sequence[str]], width: int) -> Iterator[Line]:
+    """What an experiment tells part by part: names to the left, numbers to the right; row by row where it is narrow."""
     rows = [[visible(cell.replace("`", "")) for cell in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if len(_PART) + sum(widths) + 2 * len(widths) > width:
+        for first, *rest in rows[1:]:
+            said = ", ".join(f"{head} {cell}" for head, cell in zip(rows[0][1:], rest, strict=True))
+            yield from hanging((Segment(f"{_PART}{first}: "),), said, tone="", width=width, indent=len(_PART) + 2)
+        return
     for number, (first, *rest) in enumerate(rows):
-        cells = [f"{first:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))]
-        yield (Segment("          " + "  ".join(cells), "" if number else "dim"),)
+        cells = [f"{first:<{widths[0]}}", *(f"{cell:>{room}}" for cell, room in zip(rest, widths[1:], strict=True))]
+        yield (Segment(_PART + "  ".join(cells), "" if number else "dim"),)
 
 
 def _write(lines: Iterable[Line], sink: TextIO) -> None:
