@@ -21,7 +21,7 @@ def main() -> int:
             from esper_audit.commands import check
             from esper_audit.engine import CheckRequest
 
-            return check(CheckRequest(paths=paths))
+            return check(CheckRequest(paths=paths, jobs=None))
         from esper_audit.cli import run
 
         return run(words)

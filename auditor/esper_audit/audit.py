@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +42,11 @@ class FileResult:
 
 
 @dataclass(slots=True)
-class _NetworkAudit:
-    """The audit of one network class."""
+class NetworkAudit:
+    """The audit of one network class; `net` is missing where another process made it."""
 
     card: NetworkCard
-    net: NetworkClass
+    net: NetworkClass | None
     findings: list[Finding] = field(default_factory=list)
     highlights: list[Highlight] = field(default_factory=list)
     consulted: set[Path] = field(default_factory=set)
@@ -61,7 +61,7 @@ class _Workshop:
         self.roles = dict(roles)
         self._models: Models | None = None
         self._interpreter: Interpreter | None = None
-        self.audits: dict[Path, dict[str, _NetworkAudit]] = {}
+        self.audits: dict[Path, dict[str, NetworkAudit]] = {}
 
     @property
     def models(self) -> Models:
@@ -127,7 +127,31 @@ class Auditor:
 
         workshop = self._workshop(path)
         audits = workshop.audits.get(workshop.project.same(path), {})
-        return [Case(order_for(audit.net), audit.card) for audit in audits.values()]
+        return [Case(order_for(audit.net), audit.card) for audit in audits.values() if audit.net is not None]
+
+    # --- sharing the work with other processes
+
+    def defines_networks(self, path: Path, data: bytes) -> bool:
+        """Whether networks stand in a file that was not audited yet; most of the work is for those."""
+        self.hold(path, data)
+        project = self._workshop(path).project
+        try:
+            return bool(project.network_names(project.same(path)))
+        except (SourceError, RecursionError):
+            return False
+
+    def network_audits(self, path: Path, data: bytes) -> Mapping[str, NetworkAudit]:
+        """The audits of a file's networks for `take` of another process; none where `audit_file` would fail."""
+        if self.audit_file(path, data).report.status == "unparsable":
+            return {}
+        workshop = self._workshop(path)
+        audits = workshop.audits.get(workshop.project.same(path), {})
+        return {name: replace(audit, net=None) for name, audit in audits.items()}
+
+    def take(self, path: Path, audits: Mapping[str, NetworkAudit]) -> None:
+        """Let the audits that another process made stand."""
+        workshop = self._workshop(path)
+        workshop.audits[workshop.project.same(path)] = dict(audits)
 
     @property
     def projects(self) -> list[Project]:
@@ -148,7 +172,8 @@ class Auditor:
         names = project.network_names(path)
         if not names:
             return self._audit_elsewhere(path, shown, workshop)
-        workshop.models.parse_named(path)
+        if path not in workshop.audits:
+            workshop.models.parse_named(path)
         audits = list(self._networks(workshop, path).values())
         errors = [error for audit in audits for error in audit.errors]
         return FileResult(
@@ -200,7 +225,7 @@ class Auditor:
 
     # --- the networks of one file --------------------------------------------------------------------------------
 
-    def _networks(self, workshop: _Workshop, path: Path) -> dict[str, _NetworkAudit]:
+    def _networks(self, workshop: _Workshop, path: Path) -> dict[str, NetworkAudit]:
         """The audits of all networks that a file defines; made once, with one code generation for all positions."""
         workshop.project.uses_audit(path)
         if path not in workshop.audits:
@@ -208,14 +233,14 @@ class Auditor:
                 workshop.audits[path] = self._new_audits(workshop, path)
         return workshop.audits[path]
 
-    def _new_audits(self, workshop: _Workshop, path: Path) -> dict[str, _NetworkAudit]:
+    def _new_audits(self, workshop: _Workshop, path: Path) -> dict[str, NetworkAudit]:
         from esper_audit.semantics.network import NetworkClass
 
         module = workshop.models.module(path)
         if module is None:
             return {}
         places = _Places(module, self.display)
-        raw: dict[str, tuple[NetworkClass, list[tuple[Rule, Hit]], list[tuple[Rule, Praise]], _NetworkAudit]] = {}
+        raw: dict[str, tuple[NetworkClass, list[tuple[Rule, Hit]], list[tuple[Rule, Praise]], NetworkAudit]] = {}
         for name in workshop.project.network_names(path):
             model = module.classes.get(name)
             if model is None:
@@ -224,7 +249,7 @@ class Auditor:
             net = NetworkClass(model, workshop.interpreter)
             hits, praises, errors = self._ask(net, module)
             consulted = workshop.project.consulted | _imported(net)
-            audit = _NetworkAudit(_card(net, self.display), net, errors=errors, consulted=consulted)
+            audit = NetworkAudit(_card(net, self.display), net, errors=errors, consulted=consulted)
             raw[name] = (net, hits, praises, audit)
             places.want_all(hits, praises)
         for net, hits, praises, audit in raw.values():

@@ -202,6 +202,29 @@ class Entry:
     consulted: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trace:
+    """What a run looked up in one project, as plain data that another process can hand over."""
+
+    root: str
+    listing: frozenset[str] | None
+    ground: Mapping[str, bool]
+    prints: Mapping[str, Footprint]  # as in `_Known`
+    digests: Mapping[str, str]  # of the files as they were read
+
+    @classmethod
+    def of(cls, project: Project) -> Trace:
+        """The trace that a project holds now."""
+        groups = (("f", project.facts), ("a", project.audits), ("t", project.targets))
+        return cls(
+            str(project.root),
+            frozenset(map(str, project.listing)) if project.listing is not None else None,
+            dict(project.ground.probes),
+            {f"{letter} {path}": each for letter, group in groups for path, each in group.items()},
+            {str(path): _digest_of(source.data) for path, source in project.known_sources.items()},
+        )
+
+
 @dataclasses.dataclass(slots=True)
 class _Known:
     """One project as the file tells it, and which of it still holds."""
@@ -374,31 +397,31 @@ class Cache:
         if self.path is not None and not entry.report.error:
             self._new[str(path)] = entry
 
-    def save(self, projects: Iterable[Project], names: Mapping[str, str] | None) -> None:
+    def save(self, traces: Sequence[Trace], names: Mapping[str, str] | None) -> None:
         """Write what is known now, if it is more or other than before."""
         if self.path is None or not (self._new or self._refreshed):
             return
         try:
-            body = json.dumps(self._data(projects, names), separators=(",", ":")).encode()
+            body = json.dumps(self._data(traces, names), separators=(",", ":")).encode()
             _make_folder(self.path.parent)
             replace_file(self.path, _MAGIC + self._seal(body) + b"\n" + body)
             _tidy(self.path)
         except (OSError, ValueError, LookupError, TypeError) as error:
             self.trouble = f"the cache was not written: {error}"
 
-    def _data(self, projects: Iterable[Project], names: Mapping[str, str] | None) -> dict[str, Any]:
+    def _data(self, traces: Sequence[Trace], names: Mapping[str, str] | None) -> dict[str, Any]:
         files, entries, kept = dict(self._files), dict(self._entries), dict(self._projects)
-        found = {str(project.root): project for project in projects}
-        for root in sorted({*self._known, *found}):
+        for root in sorted({*self._known, *(trace.root for trace in traces)}):
             known = self._project(root) if root in self._projects else _Known(None, {}, {}, set())
             for name in known.stale:
                 entries.pop(name.removeprefix("t "), None)
             holding = {name: each for name, each in known.prints.items() if name not in known.stale}
             known = _Known(known.listing, known.ground, holding, set())
-            if root in found:
-                known = _with_project(known, found[root])
-                for at, source in found[root].known_sources.items():
-                    self._enter(files, str(at), source.data)
+            for trace in traces:
+                if trace.root == root:
+                    known = _with_trace(known, trace)
+                    for at, digest in trace.digests.items():
+                        self._enter(files, at, digest)
             for path in {str(path) for each in known.prints.values() for path in each.files} | (known.listing or set()):
                 self._enter(files, path)
             kept[root] = _project_data(known)
@@ -415,13 +438,13 @@ class Cache:
             ]
         return {"names": dict(names or self.names), "files": files, "entries": entries, "projects": kept}
 
-    def _enter(self, files: dict[str, list[Any]], path: str, data: bytes | None = None) -> None:
+    def _enter(self, files: dict[str, list[Any]], path: str, digest: str | None = None) -> None:
         """Take down the file as this run saw it. Its times are read late, but what changed since the start is racy."""
         if self._changed.get(path) is False:
             return
         self._changed[path] = False
         seen = _stat(path)
-        files[path] = [*seen, self._racy(seen), _digest(path) if data is None else _digest_of(data)]
+        files[path] = [*seen, self._racy(seen), _digest(path) if digest is None else digest]
 
 
 def _stat(path: str) -> list[int]:
@@ -460,15 +483,13 @@ def _union(one: Footprint, two: Footprint) -> Footprint:
     )
 
 
-def _with_project(known: _Known, project: Project) -> _Known:
+def _with_trace(known: _Known, trace: Trace) -> _Known:
     """What is known with what a run found out. What it found out in part is added to what still holds."""
     prints = dict(known.prints)
-    for letter, group in (("f", project.facts), ("a", project.audits), ("t", project.targets)):
-        for path, each in group.items():
-            old = prints.get(f"{letter} {path}") if letter != "t" else None
-            prints[f"{letter} {path}"] = each if old is None else _union(old, each)
-    listing = frozenset(map(str, project.listing)) if project.listing is not None else None
-    return _Known(listing, {**known.ground, **project.ground.probes}, prints, set())
+    for name, each in trace.prints.items():
+        old = prints.get(name) if not name.startswith("t ") else None
+        prints[name] = each if old is None else _union(old, each)
+    return _Known(trace.listing, {**known.ground, **trace.ground}, prints, set())
 
 
 def _project_data(known: _Known) -> dict[str, Any]:

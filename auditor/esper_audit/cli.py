@@ -268,6 +268,17 @@ def check(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Audit every file anew and keep nothing.", rich_help_panel=_WHERE)
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            help="Processes to audit with. (default: as many as pay)",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     cache_dir: Annotated[
         str | None,
         typer.Option(
@@ -334,7 +345,9 @@ def check(
         "cache_dir": cache_dir,
     }
     # what was not said is left out, so that the defaults stay in CheckRequest
-    request = CheckRequest(paths=tuple(paths), **{name: value for name, value in given.items() if value is not None})
+    request = CheckRequest(
+        paths=tuple(paths), jobs=jobs, **{name: value for name, value in given.items() if value is not None}
+    )
     raise typer.Exit(commands.check(request))
 
 
@@ -432,6 +445,7 @@ def baseline(
         quiet=quiet,
         config=config,
         isolated=isolated,
+        jobs=None,
     )
     raise typer.Exit(commands.baseline(request, file=file, prune=prune))
 

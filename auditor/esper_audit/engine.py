@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper_audit.cache import Cache, Entry
+from esper_audit.cache import Cache, Entry, Trace
 from esper_audit.collect import STDIN, Collection, Patterns, Target, collect, display_path
 from esper_audit.config import Selectors, Settings, load
 from esper_audit.core.errors import ConfigError, SourceError, UsageError
 from esper_audit.core.findings import Confidence, Finding, Highlight, Severity, fingerprinted
 from esper_audit.core.report import AuditReport, FileReport, LazyRules, RuleInfo
 from esper_audit.selection import Selection, names_rules
-from esper_audit.semantics.project import project_root
+from esper_audit.semantics.project import Project, project_root
 from esper_audit.semantics.source import MAX_BYTES, Source
 
 if TYPE_CHECKING:
-    from esper_audit.audit import FileResult
+    from esper_audit.audit import FileResult, NetworkAudit
     from esper_audit.baseline import Baseline
     from esper_audit.changes import Changes
     from esper_audit.probes.contract import Order
     from esper_audit.probes.court import Case, Tell, Trial
 
 _SUPPRESSION_MARK = b"esper:"
+_WORTH_A_PROCESS = 1_000_000  # bytes of files with torch in them
+_PORTION = 150_000  # bytes of files with networks that a process audits before it is asked for what it found
 COMMANDS = ("check", "probe", "explain", "list-rules", "baseline", "show-config", "init")
 
 
@@ -74,6 +76,7 @@ class CheckRequest:
     diff: bool = False
     cache: bool = True
     cache_dir: str | None = None
+    jobs: int | None = 1  # None: as many processes as pay, which a program must not start without being asked
     everything: bool = False  # of the `probe` command: experiments that decide no finding, too
 
 
@@ -97,8 +100,21 @@ class AnyAuditor(Protocol):
     def cases(self, path: Path) -> list[Case]:
         """The networks of a file that was audited, ready for the court."""
 
+    def defines_networks(self, path: Path, data: bytes) -> bool:
+        """Whether networks stand in a file."""
+
+    def network_audits(self, path: Path, data: bytes) -> Mapping[str, NetworkAudit]:
+        """The audits of a file's networks, for another process to take."""
+
+    def take(self, path: Path, audits: Mapping[str, NetworkAudit]) -> None:
+        """Let the audits that another process made stand."""
+
     def hold(self, path: Path, data: bytes) -> None:
         """Take `data` for the content of a file, whoever looks into it."""
+
+    @property
+    def projects(self) -> Sequence[Project]:
+        """The projects that were looked into, with the footprints of what was found."""
 
 
 RuleLoader = Callable[[Sequence[str]], Mapping[str, AnyRule]]
@@ -318,15 +334,12 @@ def audit(
 ) -> AuditReport:
     """Audit every file of the plan. A file that is broken, or breaks a rule, is reported and the run goes on.
 
-    `progress` is called before each file, `tell` with a line of words before each experiment. `overlay` holds contents
-    that files do not have yet: what a fix would make of them is audited before it is written.
+    `progress` is called with the number of files that are done, the number there are, and the name of one that is being
+    looked at; `tell` with a line of words before each experiment. `overlay` holds contents that files do not have yet:
+    what a fix would make of them is audited before it is written.
     """
-    run = _Run(plan, auditor, stdin, overlay or {})
-    targets = plan.collection.targets
-    for number, target in enumerate(targets):
-        if progress is not None:
-            progress(number, len(targets), target.display)
-        run.look_at(target)
+    run = _Run(plan, auditor, stdin, overlay or {}, progress or (lambda *_: None))
+    run.look_at_all()
     if plan.probes:
         run.put_on_trial(tell or (lambda _: None))
     run.save()
@@ -343,6 +356,30 @@ class _Result:
     consulted: Sequence[Path] = ()
 
 
+def _selection(settings: Settings, catalogue: Catalogue) -> Selection:
+    # Where the settings name no rule, nothing has to be known about those of experiments.
+    return Selection(settings, catalogue.names if names_rules(settings) else {})
+
+
+def _auditor(settings: Settings, catalogue: Catalogue, cwd: Path, make: AuditorMaker) -> AnyAuditor:
+    selection = _selection(settings, catalogue)
+    rules = [rule for code, rule in catalogue.rules.items() if selection.enabled(code)]
+    return make(rules, partial(display_path, cwd=cwd), settings.roles)
+
+
+class _Elsewhere:
+    """What another process audits with: the same auditor, made there from the settings."""
+
+    def __init__(self, settings: Settings, cwd: Path, *, traced: bool) -> None:
+        self.auditor = _auditor(settings, catalogue_of(settings, cwd), cwd, make_auditor)
+        self.traced = traced
+
+    def __call__(self, files: Sequence[tuple[Path, bytes]]) -> tuple[list[Mapping[str, NetworkAudit]], list[Trace]]:
+        """The audits of the files' networks, and what was looked up in their projects for them."""
+        audits = [self.auditor.network_audits(*file) for file in files]
+        return audits, [Trace.of(project) for project in self.auditor.projects] if self.traced else []
+
+
 @dataclass
 class _Run:
     """The state of one audit."""
@@ -351,23 +388,24 @@ class _Run:
     make_auditor: AuditorMaker
     read_stdin: Callable[[], bytes]
     overlay: Mapping[Path, bytes]
+    progress: Progress
     results: dict[str, _Result] = field(default_factory=dict)
     sources: dict[str, Source | None] = field(default_factory=dict)
     details: list[str] = field(default_factory=list)
     audited: bool = False  # whether a file was audited, now or before
+    ahead: set[str] = field(default_factory=set)  # files whose networks another process has audited
+    traces: list[Trace] = field(default_factory=list)  # of what other processes looked up
     trial: Trial | None = None
 
     # --- reading files
 
     @cached_property
     def selection(self) -> Selection:
-        settings = self.plan.settings  # where they name no rule, nothing has to be known about those of experiments
-        return Selection(settings, self.plan.catalogue.names if names_rules(settings) else {})
+        return _selection(self.plan.settings, self.plan.catalogue)
 
     @cached_property
     def auditor(self) -> AnyAuditor:
-        rules = [rule for code, rule in self.plan.catalogue.rules.items() if self.selection.enabled(code)]
-        auditor = self.make_auditor(rules, self.display, self.plan.settings.roles)
+        auditor = _auditor(self.plan.settings, self.plan.catalogue, self.plan.cwd, self.make_auditor)
         for path, data in self.overlay.items():
             auditor.hold(path, data)
         return auditor
@@ -379,13 +417,28 @@ class _Run:
     def display(self, path: Path) -> str:
         return display_path(path, self.plan.cwd)
 
-    def look_at(self, target: Target) -> None:
-        """Audit one file, or see that there is nothing in it for us, or that nothing has changed."""
+    def look_at_all(self) -> None:
+        """Audit every file."""
+        waiting: list[tuple[Target, Source]] = []
+        for target in self.plan.collection.targets:
+            self._step(target)
+            source = self._opened(target)
+            if source is not None:
+                waiting.append((target, source))
+        self._audit_ahead(waiting)
+        for target, source in waiting:
+            self._step(target)
+            result = self._audited(target, source)
+            self.ahead.discard(target.display)
+            self._keep(target, source, result)
+
+    def _opened(self, target: Target) -> Source | None:
+        """The file where it has to be audited; where it need not be, its result is settled."""
         cache = self.plan.cache
         entry = cache.get(target.path, explicit=target.explicit) if cache is not None else None
         if entry is not None:
             self._take(target, entry)
-            return
+            return None
         try:
             source = (
                 Source(target.path, self.read_stdin())
@@ -394,14 +447,21 @@ class _Run:
             )
         except SourceError as error:
             self.results[target.display] = _unparsable(target, error)
-            return
-        result = self._audited(target, source) if b"torch" in source.data else self._dismissed(target, source)
+            return None
+        if b"torch" in source.data:
+            return source
+        self._keep(target, source, self._dismissed(target, source))
+        return None
+
+    def _keep(self, target: Target, source: Source, result: _Result) -> None:
+        """Enter what became of a file that was read."""
         self.results[target.display] = result
-        if result.findings or result.highlights or target.stdin or _SUPPRESSION_MARK in source.data:
+        marked = _SUPPRESSION_MARK in source.data
+        if result.findings or result.highlights or target.stdin or marked:
             self.sources[target.display] = source
+        cache = self.plan.cache
         if cache is not None:
             root = str(project_root(target.path)) if result.report.status != "skipped" else ""
-            marked = _SUPPRESSION_MARK in source.data
             consulted = tuple(map(str, result.consulted))
             found, praised = tuple(result.findings), tuple(result.highlights)
             cache.put(target.path, Entry(root, target.explicit, marked, result.report, found, praised, consulted))
@@ -423,13 +483,51 @@ class _Run:
         cache = self.plan.cache
         if cache is None:
             return
-        projects = getattr(self.auditor, "projects", None) if self.plan.catalogue.loaded else ()
-        if projects is not None:  # an auditor that leaves no footprints is one of a test
-            named = "names" in vars(self.plan.catalogue)  # else nothing asked for them, and they cost forty modules
-            cache.save(projects, self.plan.catalogue.names if named else None)
+        here = self.auditor.projects if self.plan.catalogue.loaded else ()
+        named = "names" in vars(self.plan.catalogue)  # else nothing asked for them, and they cost forty modules
+        traces = [*self.traces, *map(Trace.of, here)]
+        cache.save(traces, self.plan.catalogue.names if named else None)
         self.details.append(f"cache: {cache.hits} of {len(self.results)} files as before; {cache.path or 'none kept'}")
         if cache.trouble:
             self.details.append(cache.trouble)
+
+    def _audit_ahead(self, waiting: Sequence[tuple[Target, Source]]) -> None:
+        """Have networks audited by other processes, where that pays; what is tried or held in memory, is audited here.
+
+        A file without networks waits for the audits of the networks around it, so those are what can be shared out.
+        """
+        asked = self.plan.request.jobs
+        at_hand = self.plan.probes or self.overlay or any(target.stdin for target, _ in waiting)
+        if asked == 1 or at_hand or self.make_auditor is not make_auditor:
+            return
+        from esper_audit.workers import portions, processors, spread
+
+        size = sum(len(source.data) for _, source in waiting)
+        jobs = min(len(waiting), asked or min(processors(), size // _WORTH_A_PROCESS))
+        if jobs < 2:
+            return
+        defines = self.auditor.defines_networks
+        files = (each for each in waiting if defines(each[0].path, each[1].data))  # read while others audit already
+        shares: list[Sequence[tuple[Target, Source]]] = []
+
+        def work() -> Iterator[list[tuple[Path, bytes]]]:
+            for share in portions(files, lambda each: len(each[1].data), min(_PORTION, size // (2 * jobs))):
+                shares.append(share)
+                yield [(target.path, source.data) for target, source in share]
+
+        begin = partial(_Elsewhere, self.plan.settings, self.plan.cwd, traced=self.plan.cache is not None)
+        for audits, traces in spread(work(), begin, jobs, tell=self.details.append):
+            share = shares.pop(0)
+            self.traces += traces
+            for (target, _), networks in zip(share, audits, strict=True):
+                if networks:
+                    self.auditor.take(target.path, networks)
+                    self.ahead.add(target.display)
+            self._step(share[-1][0])
+
+    def _step(self, target: Target) -> None:
+        done = len(self.results) + len(self.ahead)
+        self.progress(done, len(self.plan.collection.targets), target.display)
 
     def _audited(self, target: Target, source: Source) -> _Result:
         auditor = self.auditor  # outside the try: a plugin that cannot be loaded is no fault of this file

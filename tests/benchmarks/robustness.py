@@ -46,7 +46,7 @@ from esper_audit.suppressions import read_comments
 
 MODES = ("plain", "appended", "everything")
 PATIENCE = 10  # times the limit passes on the clock before a worker that does not answer is killed
-BATCH = 300  # files that one auditor remembers: a whole library would not fit into memory
+BATCH = 60  # files that one auditor remembers: a library in which every class is a network would not fit into memory
 
 NETWORK = b"""
 

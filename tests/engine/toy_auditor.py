@@ -70,6 +70,19 @@ class ToyAuditor:
     def cases(self, path: Path) -> list[Any]:
         raise NotImplementedError(f"nothing is put on trial here: {path}")
 
+    @property
+    def projects(self) -> list[Any]:
+        return []
+
+    def defines_networks(self, path: Path, data: bytes) -> bool:
+        raise NotImplementedError(f"nothing is shared out here: {path}, {len(data)} bytes")
+
+    def network_audits(self, path: Path, data: bytes) -> Mapping[str, Any]:
+        raise NotImplementedError(f"nothing is shared out here: {path}, {len(data)} bytes")
+
+    def take(self, path: Path, audits: Mapping[str, Any]) -> None:
+        raise NotImplementedError(f"nothing is shared out here: {path}, {len(audits)} audits")
+
     def hold(self, path: Path, data: bytes) -> None:
         self.held[path] = data
 

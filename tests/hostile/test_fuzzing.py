@@ -11,6 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from esper_audit import fixes
+from esper_audit.engine import CheckRequest, audit, prepare
+
 from .auditing import NETWORK, as_json, assert_survived, audited, audited_in, network
 
 
@@ -40,6 +43,41 @@ def test_no_program_of_the_grammar_brings_the_audit_down(program: str) -> None:
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))))
 def test_no_bytes_bring_the_audit_down(data: bytes) -> None:
     assert_survived(audited({"a.py": b"import torch\n" + data}))
+
+
+# --- fixes between programs of every kind
+
+
+def test_fixes_between_programs_of_every_kind_change_no_other_line() -> None:
+    fixed = []
+
+    @few(20)
+    @given(hypothesmith.from_node())
+    def fix_between(program: str) -> None:
+        source = f"{program}\n" + network("self.left_over = 3", after=f"\n\n{program}\n")
+        try:
+            compile(source, "a.py", "exec")
+        except (SyntaxError, ValueError):
+            return  # what stands before decides how the rest is read, as a `return` outside of a function does
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "a.py")
+            path.write_bytes(source.encode("utf-8", "surrogatepass"))
+            plan = prepare(CheckRequest(paths=(str(path),), isolated=True))
+            outcome = fixes.fix(plan, audit(plan), unsafe=True)
+        assert_survived(outcome.report)
+        for change in outcome.changes:
+            compile(change.after, "a.py", "exec")
+            assert untouched(change.after) == untouched(change.before)
+            fixed.append(change)
+
+    fix_between()
+    assert len(fixed) > 5
+
+
+def untouched(data: bytes) -> list[bytes]:
+    """The lines that no fix has any business with."""
+    lines = data.splitlines(keepends=True)
+    return [line for line in lines if not any(word in line for word in (b"torch.zeros(", b"left_over", b"masked_fill"))]
 
 
 # --- networks as nobody would write them
@@ -197,6 +235,17 @@ ENDLESS: dict[str, dict[str, str | bytes]] = {
     "not not not": {"a.py": network("not " * 3000 + "obs")},
     "a chain of ors": {"a.py": network("a or " * 20_000 + "obs")},
     "an expression of ten thousand lines": {"a.py": network("(\n" + "1 +\n" * 10_000 + "1)")},
+    "types that hold themselves": {
+        "a.py": "from __future__ import annotations\n"
+        + network(
+            before="Deep = tuple['Deep', ...] | list['Deep'] | dict[str, 'Deep'] | tuple['Deep', 'Deep'] | int\n"
+        ).replace("obs, mask=None", "obs: Deep, mask: Deep = None")
+    },
+    "types that double": {
+        "a.py": network(
+            before="T0 = int\n" + "".join(f"T{i} = tuple[T{i - 1}, T{i - 1}]\n" for i in range(1, 60))
+        ).replace("obs, mask", "obs: T59, mask")
+    },
     "containers that double": {"a.py": network("d = (obs, obs)\n" + "        d = d + d\n" * 60 + "        return d")},
     "diamonds of bases": {
         "a.py": "from torch import nn\nclass A0(nn.Module): pass\nclass B0(nn.Module): pass\n"

@@ -1,7 +1,7 @@
 """`kill -9` at any moment: each file is afterwards the old one or the new one, and never half of one.
 
-A writer is a script that goes on replacing its files until it is killed. `--fix`, the cache and the baseline get a line
-in `WRITERS` each when they write files.
+A writer is a script that goes on replacing its files until it is killed. What `--fix` and `baseline` write is tried
+here on the files themselves, and through the command line in `tests/cli`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from esper_audit.engine import CheckRequest, audit, prepare
+
+from .auditing import as_json, network
 
 VERSIONS = ("old\n" * 30_000, "new\n" * 40_000)
 
@@ -69,3 +73,44 @@ def test_a_killed_writer_leaves_no_torn_file(writer: Writer, tmp_path: Path) -> 
             seen.add(text)
             assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
     assert len(seen) > 1, "no writer ever wrote"
+
+
+# Two runs over the same files with caches of different size, again and again.
+CACHES = """
+import pathlib, sys
+from esper_audit.engine import CheckRequest, audit, prepare
+folder = pathlib.Path(sys.argv[1])
+(folder / "ready").touch()
+number = 0
+while True:
+    number += 1
+    (folder / "plain.py").write_text(f"torch = {number}\\n" + "# padding\\n" * (number % 2 * 1000))
+    for paths in (("net.py", "plain.py"), (".",)):
+        audit(prepare(CheckRequest(paths=paths, cache_dir="cache", isolated=True)))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_killed_run_leaves_a_cache_that_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    moments = random.Random(5)  # noqa: S311  # moments are no secret
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for number in range(3):
+        (tmp_path / f"net{number or ''}.py").write_text(network())
+    torn = []
+    for _ in range(12):
+        (tmp_path / "ready").unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", CACHES, str(tmp_path)], env=environment)
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        plan = prepare(CheckRequest(paths=(".",), cache_dir="cache", isolated=True))
+        assert plan.cache is not None
+        torn += [plan.cache.trouble] if plan.cache.trouble else []
+        cold = audit(prepare(CheckRequest(paths=(".",), cache=False, isolated=True)))
+        assert as_json(audit(plan)) == as_json(cold)
+    assert torn == []
+    assert getattr(plan.cache, "hits", 0), "no run ever wrote"

@@ -7,8 +7,10 @@ what lies beyond it is unknown. Nothing of the audited code is executed.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import libcst as cst
@@ -55,6 +57,9 @@ class Interpreter:
         self._orders: dict[cst.CSTNode, int] = {}
         self.cuts = 0  # how often a run was cut short: by recursion, depth or budget
         self.touched_flows: dict[int, ClassFlow] = {}
+        self._aliases: dict[tuple[Path, str], Val | None] = {}
+        self._opened: list[tuple[Path, str]] = []  # aliases that are being looked into
+        self._endless: set[tuple[Path, str]] = set()
 
     def flow(self, model: ClassModel) -> ClassFlow:
         """The flow of a class; made once."""
@@ -238,12 +243,28 @@ class Interpreter:
             if index and symbol.name in index.classes:
                 return Val("instance", ref=symbol)
             if index and symbol.name in index.constants and symbol.path == module.path:
-                alias = index.constants[symbol.name]  # Hidden = tuple[Tensor, Tensor]
-                try:
-                    return self.annotated(module, cst.parse_expression(written(alias)))
-                except (cst.ParserSyntaxError, RecursionError):
-                    return UNKNOWN
+                return self._alias(module, symbol.name, index.constants[symbol.name])  # Hidden = tuple[Tensor, Tensor]
         return UNKNOWN
+
+    def _alias(self, module: ModuleModel, name: str, alias: ast.expr) -> Val:
+        """What a name for a type promises: nothing where it holds itself, as those of nested containers do."""
+        key = (module.path, name)
+        if key not in self._aliases:
+            self._aliases[key] = None  # until it is known, and for good where it is met again before that
+            self._opened.append(key)
+            try:
+                value = bounded(self.annotated(module, cst.parse_expression(written(alias))))
+            except (cst.ParserSyntaxError, RecursionError):
+                value = UNKNOWN
+            finally:
+                self._opened.pop()
+            if key not in self._endless:
+                self._aliases[key] = value
+        known = self._aliases[key]
+        if known is None:
+            self._endless.update(self._opened)
+            return UNKNOWN
+        return known
 
     def _generic(self, module: ModuleModel, node: cst.Subscript) -> Val:
         name = dotted(node.value).rsplit(".", 1)[-1]
