@@ -42,7 +42,7 @@ def masked_logits(net: NetworkClass) -> Iterator[MaskStep]:
         elif event.kind == "logits":
             named |= {mark.node for mark in event.target.masked}
         else:
-            for mark in event.target.masked | event.other.masked:
+            for mark in event.target.masked:  # of the logarithm: a probability is finite, however it was masked
                 products.setdefault(mark.node, event)
     for node, event in steps.items():
         if "mask" not in event.other.roles and "logits" not in event.target.roles:

@@ -6,7 +6,7 @@ A value says what kind of thing it is, and for tensors its rank, dtype and devic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,6 +107,19 @@ NONE = Val("none", const=None)
 def tensor(rank: int | None = None, *roles: str, **fields: Any) -> Val:
     """A tensor value."""
     return Val("tensor", rank=rank, roles=frozenset(roles), **fields)
+
+
+def is_float(dtype: str | None) -> bool:
+    """Whether a dtype is known, and one of floating-point numbers."""
+    return dtype is not None and dtype.startswith(("float", "bfloat"))
+
+
+def kept_dtype(value: Val, kwargs: Mapping[str, Val]) -> str | None:
+    """The dtype of `softmax` and its kin: as asked for, else that of what comes in."""
+    asked = kwargs.get("dtype")
+    if asked is not None and asked.kind != "none":
+        return asked.const if isinstance(asked.const, str) else None
+    return value.dtype if is_float(value.dtype) else None
 
 
 def constant(value: Any) -> Val:

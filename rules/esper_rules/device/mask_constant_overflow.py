@@ -134,6 +134,24 @@ class MaskConstantOverflow(Rule):
                 self.action_head = nn.Linear(4, n)
 
             def act(self, x, mask):
+                logits = self.action_head(x).float() / 1.5
+                return Categorical(logits=logits.masked_fill(~mask, -1e9)).sample()
+
+            def predict(self, x, mask):
+                logits = torch.log_softmax(self.action_head(x), dim=-1, dtype=torch.float32)
+                return Categorical(logits=logits.masked_fill(~mask, -1e9)).sample()
+        """,
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, x, mask):
                 logits = self.action_head(x)
                 wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 return Categorical(logits=wide.masked_fill(~mask, -1e30)).sample()

@@ -238,6 +238,25 @@ class NegInfMask(Rule):
                 logits = self.action_head(x).where(mask, float("-inf"))  # <- ESP302
                 return Categorical(logits=logits).sample()
         """,
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def evaluate(self, x, mask):
+                logits = self.action_head(x).masked_fill(~mask, -torch.inf)  # <- ESP302
+                logp = torch.log_softmax(logits, -1)
+                return -(logp.exp() * logp.masked_fill(~mask, 0.0)).sum(-1)
+
+            def act(self, x, mask):
+                logits = self.action_head(x).masked_fill(~mask, -torch.inf)  # <- ESP302
+                logp = torch.log_softmax(logits, -1)
+                return -(logp.exp().masked_fill(~mask, 0.0) * logp).sum(-1)
+        """,
         Case(
             """
             import math

@@ -23,6 +23,7 @@ from esper_audit.semantics.values import (
     Val,
     constant,
     constant_key,
+    is_float,
     join,
     sequence,
     tensor,
@@ -233,7 +234,8 @@ class Expressions(Assignments):
             tags = tags | {"p_logp"}
         if "tensor" not in (left.kind, right.kind):
             roles = (left.roles if right.kind == "number" else EMPTY) & {"logits"}
-            return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked))
+            dtype = left.dtype if is_float(left.dtype) and right.kind == "number" else None
+            return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked, dtype=dtype))
         keep = {"logits", "value", "log_prob"} if operator in ("Add", "Subtract", "Divide", "Multiply") else set()
         tensors = [side for side in (left, right) if side.kind == "tensor"]
         ranks = {side.rank for side in tensors}
@@ -241,7 +243,11 @@ class Expressions(Assignments):
         roles = left.roles & keep if left.kind == "tensor" else right.roles & keep
         if "entropy" in left.roles | right.roles:
             roles = roles | {"entropy"}
-        return self.touched(tensor(rank, tags=tags, masked=left.masked | right.masked).but(roles=roles))
+        dtypes = {side.dtype for side in tensors}
+        # A Python number takes the dtype of the floating-point tensor beside it.
+        plain = all(side.kind in ("tensor", "number") for side in (left, right)) and len(dtypes) == 1
+        dtype = next(iter(dtypes)) if plain and is_float(*dtypes) else None
+        return self.touched(tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked).but(roles=roles))
 
     def sequence_binary(self, operator: str, left: Val, right: Val) -> Val:
         """Operators on lists, tuples and strings."""
@@ -310,9 +316,12 @@ class Expressions(Assignments):
 
     def product(self, left: Val, right: Val, node: cst.CSTNode) -> None:
         """Record `p * log p` written by hand."""
-        both = left.tags | right.tags
-        if ("p" in left.tags and "logp" in right.tags) or ("logp" in left.tags and "p" in right.tags):
-            self.record("product", node, target=left, other=right, name="neg_inf" if "neg_inf" in both else "")
+        for p, log_p in ((left, right), (right, left)):
+            if "p" in p.tags and "logp" in log_p.tags:
+                # Only the logarithm can be infinite: where that was filled anew, the product is finite.
+                name = "neg_inf" if "neg_inf" in log_p.tags else ""
+                self.record("product", node, target=log_p, other=p, name=name)
+                return
 
     def unary(self, node: cst.UnaryOperation) -> Val:
         """`-x`, `~x` and `not x`."""

@@ -17,6 +17,7 @@ from esper_audit.semantics.values import (
     constant,
     constant_key,
     join,
+    kept_dtype,
     sequence,
     tensor,
 )
@@ -88,9 +89,12 @@ class Tensors(Scope):
             # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
             return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
         mark = MaskMark(node, self.function, known, additive, mask.origins, self.interpreter.order_of(node))
-        event_value = result.but(
-            masked=target.masked | {mark}, tags=target.tags | ({"neg_inf"} if known == float("-inf") else EMPTY)
-        )
+        masked, tags = target.masked, target.tags
+        if known == float("-inf"):
+            tags = tags | {"neg_inf"}
+        elif "logp" in tags and known is not None:  # what was infinite has a number now
+            masked, tags = frozenset(m for m in masked if m.constant != float("-inf")), tags - {"neg_inf"}
+        event_value = result.but(masked=masked | {mark}, tags=tags)
         self.record("mask", node, target=target, other=mask, value=fill, name=spelling)
         return event_value
 
@@ -208,9 +212,11 @@ class Tensors(Scope):
         if name == "where" and len(args) >= 2:
             return self.where(node, (args[0], value, args[1]))
         if name == "softmax":
-            return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
+            probs = tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
+            return probs.but(dtype=kept_dtype(value, kwargs))
         if name == "log_softmax":
-            return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
+            logs = tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
+            return logs.but(dtype=kept_dtype(value, kwargs))
         if name == "logsumexp":
             return tensor(value.rank, tags=keep | {"lse"})
         if name in ("log", "log_"):
