@@ -12,6 +12,7 @@ from esper_audit.rulekit.weights import like_the_weight
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
@@ -44,6 +45,7 @@ __all__ = [
     "Hit",
     "Insert",
     "InsertLines",
+    "LostWrite",
     "Made",
     "MaskMark",
     "MaskStep",
@@ -71,6 +73,7 @@ __all__ = [
     "like_the_weight",
     "literal_number",
     "literal_string",
+    "lost_writes",
     "masked_logits",
     "other_constant",
     "tensor_role",

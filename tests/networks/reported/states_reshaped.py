@@ -1,0 +1,33 @@
+"""Recurrent policy of two layers that takes the stored states of each sequence along."""
+
+import torch
+from torch import nn
+from torch.distributions import Categorical
+
+
+class Policy(nn.Module):
+    def __init__(self, obs_dim: int = 5, num_actions: int = 4, size: int = 16) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(obs_dim, size)
+        self.gru = nn.GRU(size, size, num_layers=2)
+        self.policy_head = nn.Linear(size, num_actions)
+        self.value_head = nn.Linear(size, 1)
+
+    def initial_state(self, num_envs: int) -> torch.Tensor:
+        """``[num_envs, layers, size]``, as the rollout keeps it."""
+        weight = self.policy_head.weight
+        return torch.zeros(num_envs, 2, self.gru.hidden_size, dtype=weight.dtype, device=weight.device)
+
+    @torch.no_grad()
+    def act(self, obs: torch.Tensor, hidden: torch.Tensor):
+        """One step: ``obs`` is ``[num_envs, obs_dim]``."""
+        core, hidden = self.gru(torch.tanh(self.encoder(obs)).unsqueeze(0), hidden.transpose(0, 1).contiguous())
+        dist = Categorical(logits=self.policy_head(core[0]))
+        action = dist.sample()
+        return action, dist.log_prob(action), self.value_head(core[0]).squeeze(-1), hidden.transpose(0, 1)
+
+    def evaluate_actions(self, obs: torch.Tensor, actions: torch.Tensor, hidden: torch.Tensor):
+        """``obs`` is ``[steps, num_envs, obs_dim]``."""
+        core, _ = self.gru(torch.tanh(self.encoder(obs)), hidden.reshape(2, obs.shape[1], -1))
+        dist = Categorical(logits=self.policy_head(core))
+        return dist.log_prob(actions), self.value_head(core).squeeze(-1), dist.entropy()
