@@ -27,7 +27,7 @@ def table() -> Iterator[tuple[str, list[str]]]:
             yield file.strip("`"), CODES.findall(seen)
 
 
-@pytest.mark.parametrize(("file", "codes"), table())
+@pytest.mark.parametrize(("file", "codes"), list(table()))
 def test_a_reported_bug_is_seen_by_what_the_page_names(file: str, codes: list[str]) -> None:
     path = NETWORKS / "reported" / file
     auditor = Auditor(list(load_rules().values()), display=str)
