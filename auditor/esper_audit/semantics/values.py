@@ -23,6 +23,10 @@ class _Nothing:
         return "NOTHING"
 
 
+# Tags that say what a tensor certainly is: where branches meet, they stay only if they hold in each. `affine` is the
+# output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid.
+CERTAIN = frozenset({"affine", "squashed"})
+
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 
 
@@ -139,9 +143,10 @@ def join(left: Val, right: Val) -> Val:
         return left.but(tags=left.tags | {"optional"})
     if left.kind == right.kind == "layer" and left.ref != right.ref:
         # `nn.LSTM(...) if recurrent else nn.GRU(...)`: one of them; the recurrent one asks for more care.
-        return max(
+        layer = max(
             (left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer)))
         )
+        return layer.but(tags=layer.tags | {"either"})
     if (
         left.kind == right.kind == "ext"
         and str(left.ref).startswith("torch.nn.")
@@ -170,7 +175,7 @@ def join(left: Val, right: Val) -> Val:
         rank=left.rank if left.rank == right.rank else None,
         dtype=left.dtype if left.dtype == right.dtype else None,
         roles=left.roles | right.roles,
-        tags=left.tags | right.tags,
+        tags=(left.tags | right.tags) - (CERTAIN & (left.tags ^ right.tags)),
         items=items,
         const=left.const if left.const is right.const or left.const == right.const else NOTHING,
         ref=left.ref if left.ref == right.ref else None,
@@ -186,9 +191,18 @@ def _layer_name(layer: Val) -> str:
 
 def _join_items(left: Val, right: Val) -> tuple[tuple[Any, Val], ...]:
     merged: dict[Any, Val] = dict(left.items or ())
-    for key, value in right.items or ():
-        merged[key] = join(merged[key], value) if key in merged else value
+    given = dict(right.items or ())
+    for key, value in given.items():
+        merged[key] = join(merged[key], value) if key in merged else _perhaps(value)
+    for key, _ in left.items or ():
+        if key not in given:
+            merged[key] = _perhaps(merged[key])
     return tuple(merged.items())
+
+
+def _perhaps(value: Val) -> Val:
+    """A member that one branch adds: of a layer it must be known that it may be missing."""
+    return value.but(tags=value.tags | {"either"}) if value.kind == "layer" else value
 
 
 def join_all(values: tuple[Val, ...] | list[Val]) -> Val:

@@ -241,6 +241,8 @@ class Expressions(Assignments):
         roles = left.roles & keep if left.kind == "tensor" else right.roles & keep
         if "entropy" in left.roles | right.roles:
             roles = roles | {"entropy"}
+        if "affine" in left.tags and right.kind == "number" and operator in ("Add", "Subtract", "Multiply", "Divide"):
+            tags = tags | {"affine"}
         return self.touched(tensor(rank, tags=tags, masked=left.masked | right.masked).but(roles=roles))
 
     def sequence_binary(self, operator: str, left: Val, right: Val) -> Val:

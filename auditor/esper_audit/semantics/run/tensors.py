@@ -8,6 +8,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
+    CERTAIN,
     EMPTY,
     NOTHING,
     UNKNOWN,
@@ -208,7 +209,9 @@ class Tensors(Scope):
         if name == "where" and len(args) >= 2:
             return self.where(node, (args[0], value, args[1]))
         if name == "softmax":
-            return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
+            return tensor(
+                value.rank, "probs", tags=keep | {"p", "squashed"}, masked=value.masked, origins=value.origins
+            )
         if name == "log_softmax":
             return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
         if name == "logsumexp":
@@ -256,7 +259,10 @@ class Tensors(Scope):
         if name in facts.SAME:
             changed = name not in facts.KEEPS_IDENTITY
             return value.but(
-                made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown"
+                made=EMPTY if changed else value.made,
+                ref=None,
+                kind="tensor" if value.kind == "tensor" else "unknown",
+                tags=value.tags - CERTAIN | ({"squashed"} if name == "sigmoid" else EMPTY) if changed else value.tags,
             )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
             part = value.but(
@@ -268,7 +274,7 @@ class Tensors(Scope):
                 self.record("dist", node, name="multinomial", target=value)
             return tensor(None, "action", tags=keep)
         if name == "linear":
-            return tensor(value.rank, tags=keep)
+            return tensor(value.rank, tags=keep | {"affine"})
         return UNKNOWN
 
     def clamped(self, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -280,7 +286,7 @@ class Tensors(Scope):
         if "mask" in value.roles and bound is not None and bound > 0:
             value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
-        tags = tags - {"tiny_clamp"}
+        tags = tags - {"tiny_clamp", "affine"}
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))

@@ -253,7 +253,7 @@ class TorchCalls(Containers):
         if name == "logits":
             return tensor(logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked)
         if name == "probs":
-            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p"}, masked=logits.masked)
+            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p", "squashed"}, masked=logits.masked)
         return UNKNOWN
 
     def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -284,11 +284,25 @@ class TorchCalls(Containers):
                 for v in layer.elements()
             ]
             if names[-1:] == ["Softmax"]:
-                return tensor(first.rank, "probs", tags=frozenset({"p"}))
+                return tensor(first.rank, "probs", tags=frozenset({"p"}) | _certainly(layer))
             keeps = _KEEPS_RANK.issuperset(names)
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
-        return tensor(first.rank if keeps else None)
+        return tensor(first.rank if keeps else None, tags=_certainly(layer))
+
+
+def _certainly(layer: Val) -> frozenset[str]:
+    """What the output of a layer certainly is, by the last part of it: see CERTAIN."""
+    while layer.items and layer.kind == "layer" and "either" not in layer.tags:
+        if layer.ref[0] != "torch.nn.Sequential":
+            return EMPTY
+        layer = layer.elements()[-1]
+    if layer.kind != "layer" or "either" in layer.tags or not isinstance(layer.ref, tuple):
+        return EMPTY
+    short = layer.ref[0].rsplit(".", 1)[-1] if isinstance(layer.ref[0], str) else ""
+    if short in ("Linear", "LazyLinear"):
+        return frozenset({"affine"})
+    return frozenset({"squashed"}) if short in ("Softmax", "Sigmoid") else EMPTY
 
 
 def _state(name: str, rank: int) -> Val:
