@@ -13,7 +13,7 @@ from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
-from esper_audit.semantics.masking import MaskStep, masked_logits
+from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
@@ -74,6 +74,7 @@ __all__ = [
     "masked_logits",
     "other_constant",
     "tensor_role",
+    "true_is_valid",
     "without_attribute",
     "without_import",
 ]

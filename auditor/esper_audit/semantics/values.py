@@ -24,8 +24,9 @@ class _Nothing:
 
 
 # Tags that say what a tensor certainly is: where branches meet, they stay only if they hold in each. `affine` is the
-# output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid.
-CERTAIN = frozenset({"affine", "squashed"})
+# output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid; `times_mask` are logits that were
+# multiplied by a mask, and what a softmax makes of them; `p_times_mask` are probabilities that were, not renormalised.
+CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask"})
 
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 
@@ -167,6 +168,9 @@ def join(left: Val, right: Val) -> Val:
         kind = left.kind if left.kind == right.kind else "unknown"
     if kind in _BY_REFERENCE and left.ref != right.ref:
         kind = "unknown"
+    tags = (left.tags | right.tags) - (CERTAIN & (left.tags ^ right.tags))
+    if "mask" in left.roles & right.roles and "negated" in left.tags ^ right.tags:
+        tags |= {"either"}  # what True means in it depends on the branch
     items = None
     if left.items is not None and right.items is not None and kind != "unknown":
         items = _join_items(left, right)
@@ -175,7 +179,7 @@ def join(left: Val, right: Val) -> Val:
         rank=left.rank if left.rank == right.rank else None,
         dtype=left.dtype if left.dtype == right.dtype else None,
         roles=left.roles | right.roles,
-        tags=(left.tags | right.tags) - (CERTAIN & (left.tags ^ right.tags)),
+        tags=tags,
         items=items,
         const=left.const if left.const is right.const or left.const == right.const else NOTHING,
         ref=left.ref if left.ref == right.ref else None,

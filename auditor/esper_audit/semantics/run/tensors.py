@@ -81,18 +81,22 @@ class Tensors(Scope):
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
         return self.computed(node, value, name, args, kwargs)
 
-    def masking(self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, additive: bool) -> Val:
+    def masking(
+        self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, fills_true: bool | None
+    ) -> Val:
         """A tensor with some entries replaced: record it and let the value remember."""
         known = constant_key(fill)
-        result = target.but(kind="tensor", made=EMPTY, const=NOTHING, ref=None)
+        additive = spelling == "addition"
+        tags = target.tags - {"times_mask", "p_times_mask"}
+        result = target.but(kind="tensor", made=EMPTY, const=NOTHING, ref=None, tags=tags)
         if "zeros" in target.tags and known is not None and known != 0 and not target.roles & {"logits"}:
             # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
-            return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
+            return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known, fills_true), tags=EMPTY)
         mark = MaskMark(node, self.function, known, additive, mask.origins, self.interpreter.order_of(node))
         event_value = result.but(
-            masked=target.masked | {mark}, tags=target.tags | ({"neg_inf"} if known == float("-inf") else EMPTY)
+            masked=target.masked | {mark}, tags=tags | ({"neg_inf"} if known == float("-inf") else EMPTY)
         )
-        self.record("mask", node, target=target, other=mask, value=fill, name=spelling)
+        self.record("mask", node, target=target, other=mask, value=fill, name=spelling, fills_true=fills_true)
         return event_value
 
     def where(self, node: cst.Call, args: tuple[Val, ...]) -> Val:
@@ -101,13 +105,14 @@ class Tensors(Scope):
             return UNKNOWN
         condition, chosen, other = args[:3]
         if "mask" in condition.roles:
-            for logits, fill in ((chosen, other), (other, chosen)):
+            true, false = true_means_true(condition), true_means_true(condition, inverted=True)
+            for logits, fill, fills_true in ((chosen, other, false), (other, chosen, true)):
                 if constant_key(fill) is not None and logits.is_tensorish and constant_key(logits) is None:
-                    return self.masking(node, logits, condition, fill, "torch.where", additive=False)
-            for zero, fill in ((chosen, other), (other, chosen)):
+                    return self.masking(node, logits, condition, fill, "torch.where", fills_true=fills_true)
+            for zero, fill, fills_true in ((chosen, other, false), (other, chosen, true)):
                 known = constant_key(fill)
                 if zero.const in (0, 0.0) and zero.const is not NOTHING and known is not None and known != 0:
-                    return condition.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
+                    return condition.but(roles=frozenset({"mask_bias"}), ref=("bias", known, fills_true), tags=EMPTY)
         for side in (chosen, other):
             if side.masked:
                 return side.but(made=EMPTY)
@@ -122,7 +127,7 @@ class Tensors(Scope):
         """`masked_fill` and its in-place form."""
         mask = args[0] if args else kwargs.get("mask", UNKNOWN)
         fill = args[1] if len(args) > 1 else kwargs.get("value", UNKNOWN)
-        result = self.masking(node, value, mask, fill, "masked_fill", additive=False)
+        result = self.masking(node, value, mask, fill, "masked_fill", fills_true=true_means_true(mask))
         func = node.func
         if isinstance(func, cst.Attribute) and func.attr.value.endswith("_") and isinstance(func.value, cst.Name):
             self.env[func.value.value] = result
@@ -205,22 +210,26 @@ class Tensors(Scope):
 
     def computed(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Methods that compute: what becomes of roles, tags and rank."""
-        keep = value.tags & CARRIED
+        keep, times = value.tags & CARRIED, value.tags & {"times_mask"}
         if name == "where" and len(args) >= 2:
             return self.where(node, (args[0], value, args[1]))
         if name == "softmax":
             return tensor(
-                value.rank, "probs", tags=keep | {"p", "squashed"}, masked=value.masked, origins=value.origins
+                value.rank, "probs", tags=keep | {"p", "squashed"} | times, masked=value.masked, origins=value.origins
             )
         if name == "log_softmax":
-            return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
+            return tensor(
+                value.rank, "log_prob", tags=keep | {"logp"} | times, masked=value.masked, origins=value.origins
+            )
         if name == "logsumexp":
             return tensor(value.rank, tags=keep | {"lse"})
         if name in ("log", "log_"):
             if "mask" in value.roles:
-                return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf")), tags=EMPTY)
+                fills_true = true_means_true(value, inverted=True)
+                return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf"), fills_true), tags=EMPTY)
             tags = (
                 keep
+                | (value.tags & {"p_times_mask"})
                 | ({"logp"} if "p" in value.tags else EMPTY)
                 | ({"log_of_count"} if "count" in value.tags else EMPTY)
             )
@@ -282,7 +291,7 @@ class Tensors(Scope):
         low = kwargs.get("min", args[0] if args else UNKNOWN)
         bound = low.const if isinstance(low.const, (int, float)) and not isinstance(low.const, bool) else None
         if "mask_bias" in value.roles and isinstance(value.ref, tuple):
-            return value.but(ref=("bias", constant_key(low)))
+            return value.but(ref=("bias", constant_key(low), *value.ref[2:]))
         if "mask" in value.roles and bound is not None and bound > 0:
             value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
@@ -316,3 +325,8 @@ class Tensors(Scope):
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
         return tensor(rank, tags=tags).but(roles=frozenset(roles))
+
+
+def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
+    """Whether True of a mask is True of the mask that came in, however often it was negated; None when unknown."""
+    return None if "either" in mask.tags else ("negated" in mask.tags) == inverted
