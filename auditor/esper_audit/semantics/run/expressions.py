@@ -224,6 +224,9 @@ class Expressions(Assignments):
         if operator == "Multiply":
             self.product(left, right, node)
             tags |= self.mask_product(left, right, node)
+        if operator == "Subtract" and "batch_mean" in right.tags and left.is_tensorish:
+            self.record("centre", node, target=left, other=right)
+            tags = tags | {"batch_mixed"}
         if operator == "Divide":
             self.record("divide", node, target=left, other=right)
         if operator == "Subtract" and "lse" in right.tags:

@@ -26,8 +26,8 @@ BASE = "<distribution>"  # where an object keeps the torch distribution that it 
 class Event:
     """Something a rule may ask about.
 
-    `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, store or
-    unreachable.
+    `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
+    (less the mean of its batch), store or unreachable.
     """
 
     kind: str

@@ -24,7 +24,8 @@ from esper_audit.semantics.values import (
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
-CARRIED = frozenset({"neg_inf"})  # what an operation hands on from its inputs
+CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed"})  # what an operation hands on from its inputs
+THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
 
 
 class Tensors(Scope):
@@ -266,12 +267,13 @@ class Tensors(Scope):
         if name == "nan_to_num":
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
+            certain = CERTAIN - THROUGH_LAYERS
             changed = name not in facts.KEEPS_IDENTITY
             return value.but(
                 made=EMPTY if changed else value.made,
                 ref=None,
                 kind="tensor" if value.kind == "tensor" else "unknown",
-                tags=value.tags - CERTAIN | ({"squashed"} if name == "sigmoid" else EMPTY) if changed else value.tags,
+                tags=value.tags - certain | ({"squashed"} if name == "sigmoid" else EMPTY) if changed else value.tags,
             )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
             part = value.but(
@@ -324,6 +326,9 @@ class Tensors(Scope):
         if name in ("sum", "mean") and "p_logp" in value.tags:
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
+        dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
+        if name == "mean" and dim == 0 and value.rank != 1:
+            tags = tags | {"batch_mean"}
         return tensor(rank, tags=tags).but(roles=frozenset(roles))
 
 
