@@ -297,7 +297,7 @@ class Tensors(Scope):
         if "mask" in value.roles and bound is not None and bound > 0:
             value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
-        tags = tags - {"tiny_clamp", "affine"}
+        tags = tags - {"tiny_clamp", "affine"} | ({"above_zero"} if bound is not None and bound > 0 else EMPTY)
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))
