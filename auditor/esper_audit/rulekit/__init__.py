@@ -14,8 +14,9 @@ from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
-from esper_audit.semantics.masking import MaskStep, masked_logits
+from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
+from esper_audit.semantics.modes import on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
@@ -75,8 +76,10 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "on_the_way_to_actions",
     "other_constant",
     "tensor_role",
+    "true_is_valid",
     "without_attribute",
     "without_import",
 ]

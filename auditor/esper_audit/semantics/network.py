@@ -32,7 +32,8 @@ _SIZED_LAYERS = ("Linear", "LSTM", "GRU", "LSTMCell", "GRUCell")
 _COLLECTIONS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
 # Events that cannot occur where none of these texts does.
-_NEEDS = {"mask": (b"mask", b"avail", b"legal", b"valid"), "dist": (b"distributions",)}
+_MASKS = (b"mask", b"avail", b"legal", b"valid")
+_NEEDS = {"mask": _MASKS, "mask_product": _MASKS, "dist": (b"distributions",)}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
 _SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
 _RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")
@@ -180,6 +181,15 @@ class NetworkClass:
             found.sort(key=lambda entry: entry[0])
         for _, frame, event, stack in found:
             yield frame, event, stack
+
+    @cached_property
+    def called_inside(self) -> frozenset[str]:
+        """The methods of the class that its hot methods call: what those get may have been changed on the way."""
+        return frozenset(
+            event.callee.name
+            for _, event, _ in self.hot_events("call")
+            if isinstance(event.callee, Function) and event.callee.owner in self.model.lineage
+        )
 
     def in_network(self, event: Event, stack: tuple[Event, ...]) -> Event:
         """The innermost call in the class's own methods that led to an event: where its cure can begin."""

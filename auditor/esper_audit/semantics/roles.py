@@ -130,6 +130,14 @@ def is_inverted_mask(name: str) -> bool:
     )
 
 
+_VALID = re.compile(r"(?<![a-z])(valid|legal|allowed|permitted|feasible|avail(able|s)?)(?![a-z])")
+
+
+def is_upright_mask(name: str) -> bool:
+    """Whether a mask's name says that True means *valid*."""
+    return bool(_VALID.search(name.lower())) and not is_inverted_mask(name)
+
+
 def named_kind(name: str) -> str:
     """`device` or `dtype` where a name says that it holds one."""
     last = name.lower().rsplit("_", 1)[-1]

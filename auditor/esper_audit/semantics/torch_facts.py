@@ -5,6 +5,21 @@ Every entry was checked against torch 2.13. Anything not listed gives an unknown
 
 from __future__ import annotations
 
+# Layers that drop at random, with the position of `p` or of the keyword that turns it on, and what it is by default.
+DROPOUT = {
+    **{
+        f"torch.nn.{name}": ("p", 0, 0.5) for name in ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout")
+    },
+    **{f"torch.nn.{name}": ("dropout", 5, 0.0) for name in ("LSTM", "GRU")},
+    "torch.nn.TransformerEncoderLayer": ("dropout", 3, 0.1),
+    "torch.nn.TransformerDecoderLayer": ("dropout", 3, 0.1),
+    "torch.nn.MultiheadAttention": ("dropout", 2, 0.0),
+    "torch.nn.functional.dropout": ("p", 1, 0.5),
+}
+BATCH_NORM = frozenset(
+    f"torch.nn.{name}"
+    for name in (*(f"{lazy}BatchNorm{d}d" for lazy in ("", "Lazy") for d in (1, 2, 3)), "SyncBatchNorm")
+)
 RECURRENT = frozenset({"torch.nn.LSTM", "torch.nn.GRU", "torch.nn.RNN"})
 CELLS = frozenset({"torch.nn.LSTMCell", "torch.nn.GRUCell", "torch.nn.RNNCell"})
 LSTM_LIKE = frozenset({"torch.nn.LSTM", "torch.nn.LSTMCell"})

@@ -23,6 +23,12 @@ class _Nothing:
         return "NOTHING"
 
 
+# Tags that say what a tensor certainly is: where branches meet, they stay only if they hold in each. `affine` is the
+# output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid; `times_mask` are logits that were
+# multiplied by a mask, and what a softmax makes of them; `p_times_mask` are probabilities that were, not renormalised;
+# `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode.
+CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed"})
+
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 
 
@@ -152,9 +158,10 @@ def join(left: Val, right: Val) -> Val:
         return left.but(tags=left.tags | {"optional"})
     if left.kind == right.kind == "layer" and left.ref != right.ref:
         # `nn.LSTM(...) if recurrent else nn.GRU(...)`: one of them; the recurrent one asks for more care.
-        return max(
+        layer = max(
             (left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer)))
         )
+        return layer.but(tags=layer.tags | {"either"})
     if (
         left.kind == right.kind == "ext"
         and str(left.ref).startswith("torch.nn.")
@@ -175,6 +182,9 @@ def join(left: Val, right: Val) -> Val:
         kind = left.kind if left.kind == right.kind else "unknown"
     if kind in _BY_REFERENCE and left.ref != right.ref:
         kind = "unknown"
+    tags = (left.tags | right.tags) - (CERTAIN & (left.tags ^ right.tags))
+    if "mask" in left.roles & right.roles and "negated" in left.tags ^ right.tags:
+        tags |= {"either"}  # what True means in it depends on the branch
     items = None
     if left.items is not None and right.items is not None and kind != "unknown":
         items = _join_items(left, right)
@@ -183,7 +193,7 @@ def join(left: Val, right: Val) -> Val:
         rank=left.rank if left.rank == right.rank else None,
         dtype=left.dtype if left.dtype == right.dtype else None,
         roles=left.roles | right.roles,
-        tags=left.tags | right.tags,
+        tags=tags,
         items=items,
         const=left.const if left.const is right.const or left.const == right.const else NOTHING,
         ref=left.ref if left.ref == right.ref else None,
@@ -199,9 +209,18 @@ def _layer_name(layer: Val) -> str:
 
 def _join_items(left: Val, right: Val) -> tuple[tuple[Any, Val], ...]:
     merged: dict[Any, Val] = dict(left.items or ())
-    for key, value in right.items or ():
-        merged[key] = join(merged[key], value) if key in merged else value
+    given = dict(right.items or ())
+    for key, value in given.items():
+        merged[key] = join(merged[key], value) if key in merged else _perhaps(value)
+    for key, _ in left.items or ():
+        if key not in given:
+            merged[key] = _perhaps(merged[key])
     return tuple(merged.items())
+
+
+def _perhaps(value: Val) -> Val:
+    """A member that one branch adds: of a layer it must be known that it may be missing."""
+    return value.but(tags=value.tags | {"either"}) if value.kind == "layer" else value
 
 
 def join_all(values: tuple[Val, ...] | list[Val]) -> Val:

@@ -9,6 +9,7 @@ from esper_audit.semantics.run.conditions import Conditions
 from esper_audit.semantics.run.containers import pattern_of
 from esper_audit.semantics.run.frames import ClassFlow, PlainObject
 from esper_audit.semantics.run.scope import GRADIENT_FREE
+from esper_audit.semantics.run.tensors import true_means_true
 from esper_audit.semantics.shapes import rank_in
 from esper_audit.semantics.values import (
     NOTHING,
@@ -91,7 +92,9 @@ class Assignments(Conditions):
         name = target.value.value if isinstance(target.value, cst.Name) else ""
         mask = next((key for key in keys if "mask" in key.roles), None)
         if container.kind in ("tensor", "unknown") and mask is not None:
-            masked = self.masking(statement or target, container, mask, value, "index assignment", additive=False)
+            masked = self.masking(
+                statement or target, container, mask, value, "index assignment", fills_true=true_means_true(mask)
+            )
             if name:
                 self.env[name] = masked
             elif isinstance(target.value, cst.Attribute):

@@ -14,7 +14,7 @@ from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
-from esper_audit.semantics.run.tensors import CARRIED
+from esper_audit.semantics.run.tensors import CARRIED, true_means_true
 from esper_audit.semantics.tree import literal_number, literal_string
 from esper_audit.semantics.values import (
     EMPTY,
@@ -224,6 +224,10 @@ class Expressions(Assignments):
         tags = (left.tags | right.tags) & CARRIED
         if operator == "Multiply":
             self.product(left, right, node)
+            tags |= self.mask_product(left, right, node)
+        if operator == "Subtract" and "batch_mean" in right.tags and left.is_tensorish:
+            self.record("centre", node, target=left, other=right)
+            tags = tags | {"batch_mixed"}
         if operator == "Divide":
             self.record("divide", node, target=left, other=right)
         if operator == "Subtract" and "lse" in right.tags:
@@ -243,6 +247,9 @@ class Expressions(Assignments):
         roles = left.roles & keep if left.kind == "tensor" else right.roles & keep
         if "entropy" in left.roles | right.roles:
             roles = roles | {"entropy"}
+        if right.kind == "number" and operator in ("Add", "Subtract", "Multiply", "Divide"):
+            tags = tags | left.tags & {"affine", "p_times_mask"}
+            tags = tags | (left.tags & {"times_mask"} if operator in ("Multiply", "Divide") else EMPTY)
         dtypes = {side.dtype for side in tensors}
         # A Python number takes the dtype of the floating-point tensor beside it.
         plain = all(side.kind in ("tensor", "number") for side in (left, right)) and len(dtypes) == 1
@@ -298,7 +305,7 @@ class Expressions(Assignments):
                         return mask.but(
                             roles=frozenset({"mask_bias"}),
                             const=NOTHING,
-                            ref=("bias", known),
+                            ref=("bias", known, true_means_true(mask, inverted="minus_one" in mask.tags)),
                             tags=mask.tags - {"negated", "minus_one"},
                         )
         return None
@@ -311,7 +318,8 @@ class Expressions(Assignments):
                 if operator == "Subtract" and isinstance(known, float):
                     known = -known
                 value = constant(known) if known is not None else UNKNOWN
-                return self.masking(node, target, bias.but(roles=frozenset({"mask"})), value, "addition", additive=True)
+                mask = bias.but(roles=frozenset({"mask"}))
+                return self.masking(node, target, mask, value, "addition", fills_true=bias.ref[2])
         return None
 
     def product(self, left: Val, right: Val, node: cst.CSTNode) -> None:
@@ -322,6 +330,16 @@ class Expressions(Assignments):
                 name = "neg_inf" if "neg_inf" in log_p.tags else ""
                 self.record("product", node, target=log_p, other=p, name=name)
                 return
+
+    def mask_product(self, left: Val, right: Val, node: cst.CSTNode) -> frozenset[str]:
+        """Record the product of logits or probabilities with a mask; what can be said of it."""
+        for mask, target in ((right, left), (left, right)):
+            if "mask" in mask.roles and target.kind == "tensor":
+                tag = "p_times_mask" if "p" in target.tags else "times_mask"
+                if target.tags & {"affine", "squashed"} or "logits" in target.roles:
+                    self.record("mask_product", node, target=target, other=mask)
+                    return frozenset({tag})
+        return EMPTY
 
     def unary(self, node: cst.UnaryOperation) -> Val:
         """`-x`, `~x` and `not x`."""

@@ -26,13 +26,15 @@ BASE = "<distribution>"  # where an object keeps the torch distribution that it 
 class Event:
     """Something a rule may ask about.
 
-    `kind` is call, mask, logits, dist, return, lift, rank_check, size_check, product, divide, store or unreachable.
+    `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
+    (less the mean of its batch), store or unreachable.
     """
 
     kind: str
     node: cst.CSTNode
     function: Function
     contexts: frozenset[str]
+    fills_true: bool | None = None  # of a mask event: whether entries go where the mask, as it came in, is True
     value: Val = UNKNOWN
     target: Val = UNKNOWN
     other: Val = UNKNOWN

@@ -8,6 +8,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
+    CERTAIN,
     EMPTY,
     NOTHING,
     UNKNOWN,
@@ -24,7 +25,8 @@ from esper_audit.semantics.values import (
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
-CARRIED = frozenset({"neg_inf"})  # what an operation hands on from its inputs
+CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed"})  # what an operation hands on from its inputs
+THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
 
 
 class Tensors(Scope):
@@ -81,21 +83,25 @@ class Tensors(Scope):
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
         return self.computed(node, value, name, args, kwargs)
 
-    def masking(self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, additive: bool) -> Val:
+    def masking(
+        self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, fills_true: bool | None
+    ) -> Val:
         """A tensor with some entries replaced: record it and let the value remember."""
         known = constant_key(fill)
-        result = target.but(kind="tensor", made=EMPTY, const=NOTHING, ref=None)
+        additive = spelling == "addition"
+        tags = target.tags - {"times_mask", "p_times_mask"}
+        result = target.but(kind="tensor", made=EMPTY, const=NOTHING, ref=None, tags=tags)
         if "zeros" in target.tags and known is not None and known != 0 and not target.roles & {"logits"}:
             # zeros.masked_fill(~mask, -inf) is a bias to be added, no masked logits yet
-            return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
+            return mask.but(roles=frozenset({"mask_bias"}), ref=("bias", known, fills_true), tags=EMPTY)
         mark = MaskMark(node, self.function, known, additive, mask.origins, self.interpreter.order_of(node))
-        masked, tags = target.masked, target.tags
+        masked = target.masked
         if known == float("-inf"):
             tags = tags | {"neg_inf"}
         elif "logp" in tags and known is not None:  # what was infinite has a number now
             masked, tags = frozenset(m for m in masked if m.constant != float("-inf")), tags - {"neg_inf"}
         event_value = result.but(masked=masked | {mark}, tags=tags)
-        self.record("mask", node, target=target, other=mask, value=fill, name=spelling)
+        self.record("mask", node, target=target, other=mask, value=fill, name=spelling, fills_true=fills_true)
         return event_value
 
     def where(self, node: cst.Call, args: tuple[Val, ...]) -> Val:
@@ -104,13 +110,14 @@ class Tensors(Scope):
             return UNKNOWN
         condition, chosen, other = args[:3]
         if "mask" in condition.roles:
-            for logits, fill in ((chosen, other), (other, chosen)):
+            true, false = true_means_true(condition), true_means_true(condition, inverted=True)
+            for logits, fill, fills_true in ((chosen, other, false), (other, chosen, true)):
                 if constant_key(fill) is not None and logits.is_tensorish and constant_key(logits) is None:
-                    return self.masking(node, logits, condition, fill, "torch.where", additive=False)
-            for zero, fill in ((chosen, other), (other, chosen)):
+                    return self.masking(node, logits, condition, fill, "torch.where", fills_true=fills_true)
+            for zero, fill, fills_true in ((chosen, other, false), (other, chosen, true)):
                 known = constant_key(fill)
                 if zero.const in (0, 0.0) and zero.const is not NOTHING and known is not None and known != 0:
-                    return condition.but(roles=frozenset({"mask_bias"}), ref=("bias", known), tags=EMPTY)
+                    return condition.but(roles=frozenset({"mask_bias"}), ref=("bias", known, fills_true), tags=EMPTY)
         for side in (chosen, other):
             if side.masked:
                 return side.but(made=EMPTY)
@@ -125,7 +132,7 @@ class Tensors(Scope):
         """`masked_fill` and its in-place form."""
         mask = args[0] if args else kwargs.get("mask", UNKNOWN)
         fill = args[1] if len(args) > 1 else kwargs.get("value", UNKNOWN)
-        result = self.masking(node, value, mask, fill, "masked_fill", additive=False)
+        result = self.masking(node, value, mask, fill, "masked_fill", fills_true=true_means_true(mask))
         func = node.func
         if isinstance(func, cst.Attribute) and func.attr.value.endswith("_") and isinstance(func.value, cst.Name):
             self.env[func.value.value] = result
@@ -208,22 +215,26 @@ class Tensors(Scope):
 
     def computed(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Methods that compute: what becomes of roles, tags and rank."""
-        keep = value.tags & CARRIED
+        keep, times = value.tags & CARRIED, value.tags & {"times_mask"}
         if name == "where" and len(args) >= 2:
             return self.where(node, (args[0], value, args[1]))
         if name == "softmax":
-            probs = tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
+            tags = keep | {"p", "squashed"} | times
+            probs = tensor(value.rank, "probs", tags=tags, masked=value.masked, origins=value.origins)
             return probs.but(dtype=kept_dtype(value, kwargs))
         if name == "log_softmax":
-            logs = tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
+            tags = keep | {"logp"} | times
+            logs = tensor(value.rank, "log_prob", tags=tags, masked=value.masked, origins=value.origins)
             return logs.but(dtype=kept_dtype(value, kwargs))
         if name == "logsumexp":
             return tensor(value.rank, tags=keep | {"lse"})
         if name in ("log", "log_"):
             if "mask" in value.roles:
-                return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf")), tags=EMPTY)
+                fills_true = true_means_true(value, inverted=True)
+                return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf"), fills_true), tags=EMPTY)
             tags = (
                 keep
+                | (value.tags & {"p_times_mask"})
                 | ({"logp"} if "p" in value.tags else EMPTY)
                 | ({"log_of_count"} if "count" in value.tags else EMPTY)
             )
@@ -260,9 +271,13 @@ class Tensors(Scope):
         if name == "nan_to_num":
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
+            certain = CERTAIN - THROUGH_LAYERS
             changed = name not in facts.KEEPS_IDENTITY
             return value.but(
-                made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown"
+                made=EMPTY if changed else value.made,
+                ref=None,
+                kind="tensor" if value.kind == "tensor" else "unknown",
+                tags=value.tags - certain | ({"squashed"} if name == "sigmoid" else EMPTY) if changed else value.tags,
             )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
             part = value.but(
@@ -274,7 +289,7 @@ class Tensors(Scope):
                 self.record("dist", node, name="multinomial", target=value)
             return tensor(None, "action", tags=keep)
         if name == "linear":
-            return tensor(value.rank, tags=keep)
+            return tensor(value.rank, tags=keep | {"affine"})
         return UNKNOWN
 
     def clamped(self, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -282,11 +297,11 @@ class Tensors(Scope):
         low = kwargs.get("min", args[0] if args else UNKNOWN)
         bound = low.const if isinstance(low.const, (int, float)) and not isinstance(low.const, bool) else None
         if "mask_bias" in value.roles and isinstance(value.ref, tuple):
-            return value.but(ref=("bias", constant_key(low)))
+            return value.but(ref=("bias", constant_key(low), *value.ref[2:]))
         if "mask" in value.roles and bound is not None and bound > 0:
             value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
-        tags = tags - {"tiny_clamp"}
+        tags = tags - {"tiny_clamp", "affine"} | ({"above_zero"} if bound is not None and bound > 0 else EMPTY)
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))
@@ -315,4 +330,12 @@ class Tensors(Scope):
         if name in ("sum", "mean") and "p_logp" in value.tags:
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
+        dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
+        if name == "mean" and dim == 0 and value.rank != 1:
+            tags = tags | {"batch_mean"}
         return tensor(rank, tags=tags).but(roles=frozenset(roles))
+
+
+def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
+    """Whether True of a mask is True of the mask that came in, however often it was negated; None when unknown."""
+    return None if "either" in mask.tags else ("negated" in mask.tags) == inverted

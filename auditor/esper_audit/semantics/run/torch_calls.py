@@ -10,7 +10,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.project import as_float, is_torch_module
 from esper_audit.semantics.run.containers import Containers
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.run.tensors import CARRIED
+from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS
 from esper_audit.semantics.values import (
     EMPTY,
     NOTHING,
@@ -19,6 +19,7 @@ from esper_audit.semantics.values import (
     Val,
     constant,
     join_all,
+    map_tensors,
     sequence,
     tensor,
 )
@@ -161,6 +162,7 @@ class TorchCalls(Containers):
                 "layer",
                 ref=(name, node),
                 items=tuple(enumerate(args)) if short in ("Sequential", "ModuleList", "ModuleDict") else None,
+                tags=_habits(name, args, kwargs),
             )
         if name == "torch.finfo":
             return Val("finfo")
@@ -193,7 +195,12 @@ class TorchCalls(Containers):
                 if short != "stack"
                 else None
             )
-            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=parts.tags - {"optional"}))
+            tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
+            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags))
+        if name == "torch.nn.functional.dropout" and kwargs.get("training", UNKNOWN).const is not False:
+            mixed = {"dropped"} if drops(name, args, kwargs) else EMPTY
+            value = self.tensor_method(node, first, short, args[1:], kwargs)
+            return self.touched(value.but(tags=value.tags | mixed))
         if name.startswith(("torch.nn.functional.", "torch.special.")) or name.count(".") == 1:
             return self.touched(self.tensor_method(node, first, short, args[1:], kwargs))
         return UNKNOWN
@@ -253,7 +260,7 @@ class TorchCalls(Containers):
         if name == "logits":
             return tensor(logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked)
         if name == "probs":
-            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p"}, masked=logits.masked)
+            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p", "squashed"}, masked=logits.masked)
         return UNKNOWN
 
     def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -270,6 +277,12 @@ class TorchCalls(Containers):
         name = layer.ref[0] if isinstance(layer.ref, tuple) and isinstance(layer.ref[0], str) else ""
         first = args[0] if args else kwargs.get("input", UNKNOWN)
         self.record("call", node, name=name, target=layer, args=args, kwargs=kwargs, callee="layer")
+        result = self.layer_result(node, layer, name, first, kwargs)
+        carried = (first.tags if "either" in layer.tags else layer.tags | first.tags) & THROUGH_LAYERS
+        return map_tensors(result, lambda value: value.but(tags=value.tags | carried)) if carried else result
+
+    def layer_result(self, node: cst.Call, layer: Val, name: str, first: Val, kwargs: dict[str, Val]) -> Val:
+        """What a layer gives, by its kind."""
         if name in facts.RECURRENT:
             return sequence("tuple", [tensor(first.rank, "features"), _state(name, 3)])
         if name in facts.CELLS:
@@ -284,11 +297,47 @@ class TorchCalls(Containers):
                 for v in layer.elements()
             ]
             if names[-1:] == ["Softmax"]:
-                return tensor(first.rank, "probs", tags=frozenset({"p"}))
+                return tensor(first.rank, "probs", tags=frozenset({"p"}) | _certainly(layer))
             keeps = _KEEPS_RANK.issuperset(names)
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
-        return tensor(first.rank if keeps else None)
+        return tensor(first.rank if keeps else None, tags=_certainly(layer))
+
+
+def _habits(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozenset[str]:
+    """What a layer does in training mode: `dropped` for dropout that is on, `batch_mixed` for batch statistics."""
+    inner = [value for value in (*args, *kwargs.values()) if value.kind == "layer" and "either" not in value.tags]
+    found = EMPTY.union(*(value.tags & THROUGH_LAYERS for value in inner))
+    if name in facts.BATCH_NORM:
+        found |= {"batch_mixed"}
+    return found | ({"dropped"} if drops(name, args, kwargs) else EMPTY)
+
+
+def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
+    """Whether a layer or function of torch drops at random with a probability that is known, and not 0."""
+    if name not in facts.DROPOUT or "**" in kwargs:
+        return False
+    keyword, position, default = facts.DROPOUT[name]
+    given = kwargs.get(keyword, args[position] if len(args) > position else constant(default))
+    if name in facts.RECURRENT:
+        layers = kwargs.get("num_layers", args[2] if len(args) > 2 else constant(1)).const
+        if not isinstance(layers, int) or layers < 2:
+            return False
+    return isinstance(given.const, (int, float)) and given.const > 0
+
+
+def _certainly(layer: Val) -> frozenset[str]:
+    """What the output of a layer certainly is, by the last part of it: see CERTAIN."""
+    while layer.items and layer.kind == "layer" and "either" not in layer.tags:
+        if layer.ref[0] != "torch.nn.Sequential":
+            return EMPTY
+        layer = layer.elements()[-1]
+    if layer.kind != "layer" or "either" in layer.tags or not isinstance(layer.ref, tuple):
+        return EMPTY
+    short = layer.ref[0].rsplit(".", 1)[-1] if isinstance(layer.ref[0], str) else ""
+    if short in ("Linear", "LazyLinear"):
+        return frozenset({"affine"})
+    return frozenset({"squashed"}) if short in ("Softmax", "Sigmoid") else EMPTY
 
 
 def _state(name: str, rank: int) -> Val:

@@ -1,0 +1,63 @@
+"""Layers that act otherwise in training mode, on the way from what a policy sees to its actions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from esper_audit.semantics.flow import Event
+from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.roles import ACT, EVALUATE
+from esper_audit.semantics.values import Val
+
+_EVAL = re.compile(rb"\.eval\(\)")
+_TRAIN = re.compile(rb"\.train\(|set_training_mode|\.training\s*=")
+
+
+def on_the_way_to_actions(net: NetworkClass, habit: str) -> Iterator[Event]:
+    """The steps with a habit (`dropped`, `batch_mixed`) that reach the action distribution of an evaluate method.
+
+    Each is a call of a layer or of a function of torch, or a difference from a mean, once. Only networks that act and
+    evaluate count: others compare no log-probs. Nothing where the project switches to eval mode and never back.
+    """
+    if not {ACT, EVALUATE} <= set(net.roles.values()) or _never_trains(net):
+        return
+    told: set[cst.CSTNode] = set()
+    steps: list[Event] = []
+    frame_now = None
+    for frame, event, _ in net.hot_events("call", "centre", "dist"):
+        if frame is not frame_now:
+            frame_now, steps = frame, []
+        if event.kind == "dist":
+            if habit in event.target.tags and net.roles.get(frame.function.name) == EVALUATE:
+                for step in steps:
+                    if step.node not in told:
+                        told.add(step.node)
+                        yield step
+        elif _has(habit, event) and not _is_value_head(net, event.target):
+            steps.append(event)
+
+
+def _has(habit: str, event: Event) -> bool:
+    """Whether a step itself has the habit: its layer, or the function, whose argument had not met it before."""
+    if event.kind == "centre":
+        return habit == "batch_mixed"
+    if event.callee == "layer":
+        return habit in event.target.tags and "either" not in event.target.tags
+    before = event.args[0].tags if event.args else frozenset()
+    return event.name.startswith("torch.nn.functional.") and habit in event.value.tags - before
+
+
+def _is_value_head(net: NetworkClass, layer: Val) -> bool:
+    return any(
+        head.role == "value" and net.layers[head.name].ref is not None and net.layers[head.name].ref == layer.ref
+        for head in net.heads
+    )
+
+
+def _never_trains(net: NetworkClass) -> bool:
+    said = net.project.says
+    files = net.caller_files
+    return any(said(path, _EVAL) for path in files) and not any(said(path, _TRAIN) for path in files)
