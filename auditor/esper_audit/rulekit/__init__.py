@@ -17,6 +17,7 @@ from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import Made, MaskMark, Val
 
@@ -54,8 +55,10 @@ __all__ = [
     "Repair",
     "Replace",
     "Rule",
+    "Scoring",
     "Severity",
     "Val",
+    "act_and_evaluate",
     "axis_of_lift",
     "buffer_fields",
     "dead_attributes",
@@ -66,6 +69,7 @@ __all__ = [
     "forget_bias_writes",
     "fresh_hidden_states",
     "gradient_free_block",
+    "head_name",
     "leaves",
     "lifted_in",
     "like_the_weight",

@@ -20,11 +20,13 @@ from esper_audit.semantics.values import (
     EMPTY,
     NOTHING,
     UNKNOWN,
+    Step,
     Val,
     constant,
     constant_key,
     join,
     sequence,
+    stepped,
     tensor,
     with_role,
 )
@@ -231,9 +233,10 @@ class Expressions(Assignments):
             "p_logp" in left.tags or "p_logp" in right.tags or {"p", "logp"} <= (left.tags | right.tags)
         ):
             tags = tags | {"p_logp"}
+        steps = self.binary_steps(operator, left, right, node)
         if "tensor" not in (left.kind, right.kind):
             roles = (left.roles if right.kind == "number" else EMPTY) & {"logits"}
-            return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked))
+            return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked, steps=steps))
         keep = {"logits", "value", "log_prob"} if operator in ("Add", "Subtract", "Divide", "Multiply") else set()
         tensors = [side for side in (left, right) if side.kind == "tensor"]
         ranks = {side.rank for side in tensors}
@@ -241,7 +244,26 @@ class Expressions(Assignments):
         roles = left.roles & keep if left.kind == "tensor" else right.roles & keep
         if "entropy" in left.roles | right.roles:
             roles = roles | {"entropy"}
-        return self.touched(tensor(rank, tags=tags, masked=left.masked | right.masked).but(roles=roles))
+        return self.touched(tensor(rank, tags=tags, masked=left.masked | right.masked, steps=steps).but(roles=roles))
+
+    def binary_steps(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> frozenset[Step]:
+        """What has happened to the outcome of an operator since its tensors left their layers."""
+        if left.steps and right.steps:
+            return join(left, right).steps
+        followed, operand = (left, right) if left.steps else (right, left)
+        if operator in ("Multiply", "Divide") and operand.const in (1, 1.0) and operand.const is not NOTHING:
+            return followed.steps
+        kind = "?"  # what is added may be a bias made from a mask, or nothing that softmax sees
+        if operator == "Multiply" and "mask" in operand.roles:
+            kind = "mask"
+        elif operator in ("Multiply", "Divide") and not self.is_optional(operand):
+            kind = "scale"
+        return stepped(followed, kind, node, self.function).steps
+
+    def is_optional(self, operand: Val) -> bool:
+        """Whether an operand is, or came out of, a parameter that callers may leave out."""
+        given = {origin.rpartition("/")[2] for origin in operand.origins}
+        return any(param.default is not None for name in given if (param := self.function.param(name)) is not None)
 
     def sequence_binary(self, operator: str, left: Val, right: Val) -> Val:
         """Operators on lists, tuples and strings."""

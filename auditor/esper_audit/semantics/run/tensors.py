@@ -18,6 +18,7 @@ from esper_audit.semantics.values import (
     constant_key,
     join,
     sequence,
+    stepped,
     tensor,
 )
 
@@ -208,11 +209,20 @@ class Tensors(Scope):
         if name == "where" and len(args) >= 2:
             return self.where(node, (args[0], value, args[1]))
         if name == "softmax":
-            return tensor(value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins)
+            return tensor(
+                value.rank, "probs", tags=keep | {"p"}, masked=value.masked, origins=value.origins, steps=value.steps
+            )
         if name == "log_softmax":
-            return tensor(value.rank, "log_prob", tags=keep | {"logp"}, masked=value.masked, origins=value.origins)
+            return tensor(
+                value.rank,
+                "log_prob",
+                tags=keep | {"logp"},
+                masked=value.masked,
+                origins=value.origins,
+                steps=value.steps,
+            )
         if name == "logsumexp":
-            return tensor(value.rank, tags=keep | {"lse"})
+            return tensor(value.rank, tags=keep | {"lse"}, steps=value.steps)
         if name in ("log", "log_"):
             if "mask" in value.roles:
                 return value.but(roles=frozenset({"mask_bias"}), ref=("bias", float("-inf")), tags=EMPTY)
@@ -225,7 +235,7 @@ class Tensors(Scope):
         if name == "exp":
             return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
-            return self.clamped(value, args, kwargs)
+            return self.clamped(stepped(value, "clamp", node, self.function), args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
             return value.but(tags=value.tags ^ {"negated"})
         if name in ("add", "sub", "mul", "div", "true_divide", "add_", "mul_"):
@@ -255,6 +265,8 @@ class Tensors(Scope):
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
             changed = name not in facts.KEEPS_IDENTITY
+            if changed:
+                value = stepped(value, name.rstrip("_"), node, self.function)
             return value.but(
                 made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown"
             )
@@ -297,7 +309,7 @@ class Tensors(Scope):
             return sequence(
                 "tuple",
                 [
-                    tensor(rank, tags=keep),
+                    tensor(rank, tags=keep, steps=value.steps),
                     tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else ""),
                 ],
             )
@@ -309,4 +321,4 @@ class Tensors(Scope):
         if name in ("sum", "mean") and "p_logp" in value.tags:
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
-        return tensor(rank, tags=tags).but(roles=frozenset(roles))
+        return tensor(rank, tags=tags, steps=value.steps).but(roles=frozenset(roles))

@@ -16,6 +16,7 @@ from esper_audit.semantics.values import (
     NOTHING,
     UNKNOWN,
     Made,
+    Step,
     Val,
     constant,
     join_all,
@@ -251,9 +252,13 @@ class TorchCalls(Containers):
         """`dist.logits` and `dist.probs`."""
         logits = owner.item("logits") or UNKNOWN
         if name == "logits":
-            return tensor(logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked)
+            return tensor(
+                logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked, steps=logits.steps
+            )
         if name == "probs":
-            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p"}, masked=logits.masked)
+            return tensor(
+                logits.rank, "probs", tags=logits.tags & CARRIED | {"p"}, masked=logits.masked, steps=logits.steps
+            )
         return UNKNOWN
 
     def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -284,11 +289,17 @@ class TorchCalls(Containers):
                 for v in layer.elements()
             ]
             if names[-1:] == ["Softmax"]:
-                return tensor(first.rank, "probs", tags=frozenset({"p"}))
+                return tensor(first.rank, "probs", tags=frozenset({"p"}), steps=_left_layer(layer))
             keeps = _KEEPS_RANK.issuperset(names)
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
-        return tensor(first.rank if keeps else None)
+        return tensor(first.rank if keeps else None, steps=_left_layer(layer))
+
+
+def _left_layer(layer: Val) -> frozenset[Step]:
+    """Where the steps of a layer's output begin: with the call that made the layer."""
+    made = layer.ref[1] if isinstance(layer.ref, tuple) else None
+    return frozenset({Step("head", made)}) if isinstance(made, cst.Call) else EMPTY
 
 
 def _state(name: str, rank: int) -> Val:
