@@ -9,6 +9,7 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -33,6 +34,7 @@ __all__ = [
     "Category",
     "ClassModel",
     "Confidence",
+    "CoreCall",
     "Cut",
     "Delete",
     "Event",
@@ -59,8 +61,10 @@ __all__ = [
     "Severity",
     "Val",
     "act_and_evaluate",
+    "as_given",
     "axis_of_lift",
     "buffer_fields",
+    "core_calls",
     "dead_attributes",
     "dead_regions",
     "descendants",

@@ -222,7 +222,7 @@ class Expressions(Assignments):
             masked = self.additive(operator, left, right, node)
             if masked is not None:
                 return masked
-        tags = (left.tags | right.tags) & CARRIED
+        tags = (left.tags | right.tags) & CARRIED | (_kept(left, right) if operator == "Multiply" else EMPTY)
         if operator == "Multiply":
             self.product(left, right, node)
         if operator == "Divide":
@@ -529,6 +529,14 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.NamedExpr: Expressions.named,
     cst.Await: Expressions.await_,
 }
+
+
+def _kept(left: Val, right: Val) -> frozenset[str]:
+    """`kept` for a hidden state times something that no layer gave: episode ends clear it that way."""
+    for state, factor in ((left, right), (right, left)):
+        if "hidden" in state.roles and "hidden" not in factor.roles and factor.is_tensorish and not factor.steps:
+            return frozenset({"kept"})
+    return EMPTY
 
 
 def _part_of_shape(shape: Val, node: cst.Subscript, keys: list[Val]) -> Val:

@@ -116,7 +116,8 @@ class Tensors(Scope):
             if chosen.kind == other.kind == "tensor"
             else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
         )
-        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"})
+        kept = {"kept"} if "hidden" in chosen.roles | other.roles else EMPTY  # one of the two may be a fresh state
+        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"} | kept)
 
     def masked_fill(self, node: cst.Call, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`masked_fill` and its in-place form."""
