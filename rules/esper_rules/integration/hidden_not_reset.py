@@ -1,4 +1,4 @@
-"""ESP512: acting clears the hidden state at episode starts, scoring a sequence does not; or h is cleared and c is not."""
+"""ESP512: acting clears the hidden state at episode starts and scoring does not, or h is cleared and c is not."""
 
 from __future__ import annotations
 
