@@ -18,9 +18,9 @@ from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
-from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name
+from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
-from esper_audit.semantics.values import Made, MaskMark, Val
+from esper_audit.semantics.values import Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
@@ -59,6 +59,7 @@ __all__ = [
     "Rule",
     "Scoring",
     "Severity",
+    "Step",
     "Val",
     "act_and_evaluate",
     "as_given",
@@ -74,6 +75,7 @@ __all__ = [
     "fresh_hidden_states",
     "gradient_free_block",
     "head_name",
+    "head_size",
     "leaves",
     "lifted_in",
     "like_the_weight",

@@ -13,6 +13,8 @@ from esper_audit.semantics.network import NetworkClass
 from esper_audit.semantics.roles import ACT, EVALUATE, tensor_role
 from esper_audit.semantics.values import Val
 
+_NO_CHANGE = ("head", "squeeze")
+
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
@@ -39,7 +41,7 @@ def scoring_of(frame: Frame) -> Scoring:
     for event, logits in _scored(frame):
         heads = [step.node for step in logits.steps if step.kind == "head"]
         complete = complete and bool(heads)
-        happened = {step.kind: (step.node, step.function) for step in logits.steps if step.kind != "head"}
+        happened = {step.kind: (step.node, step.function) for step in logits.steps if step.kind not in _NO_CHANGE}
         for mark in sorted(logits.masked, key=lambda mark: mark.order):
             happened.setdefault("mask", (mark.node, mark.function))
         for head in heads:
@@ -73,7 +75,13 @@ def act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
 
 def head_name(net: NetworkClass, made: cst.CSTNode) -> str:
     """What the network calls a head, in backquotes; `a head` where it has no name of its own here."""
-    for name, layer in net.layers.items():
-        if layer.ref[1] is made or any(part.ref[1] is made for part in layer.flat() if isinstance(part.ref, tuple)):
-            return f"`{name}`"
-    return "a head"
+    return next((f"`{name}`" for name, layer in net.layers.items() if _is_made_by(layer, made)), "a head")
+
+
+def head_size(net: NetworkClass, made: cst.CSTNode) -> str:
+    """The output size of a head as written; nothing where it is not known."""
+    return next((net.size_of(layer) for layer in net.layers.values() if _is_made_by(layer, made)), "")
+
+
+def _is_made_by(layer: Val, made: cst.CSTNode) -> bool:
+    return isinstance(layer.ref, tuple) and layer.ref[1] is made

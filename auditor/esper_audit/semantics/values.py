@@ -207,6 +207,11 @@ def stepped(value: Val, kind: str, node: cst.CSTNode, function: Any) -> Val:
     return value.but(steps=_all_steps(value.steps, frozenset({Step(kind, node, function)}))) if value.steps else value
 
 
+def unsqueezed(value: Val) -> Val:
+    """The value once its rank is settled anew: what a bare `squeeze` took away is forgotten."""
+    return value.but(steps=frozenset(step for step in value.steps if step.kind != "squeeze"))
+
+
 def _layer_name(layer: Val) -> str:
     return str(layer.ref[0]) if isinstance(layer.ref, tuple) else ""
 

@@ -74,7 +74,8 @@ class StoredHiddenIgnored(Rule):
     On torch 2.13.0, a fresh LSTM of 64 units with orthogonal recurrence and a head for four actions, 32 steps scored
     once with the state of the 16 before and once from zeros, weights unchanged: the ratio is off by up to 0.05 at the
     first step and 0.02 at the second, and agrees again after some fifteen: a short test, or a mean over the window,
-    shows little. Custom initial states that are dropped are reported in ray-project/ray#15483 and allenai/allenact#77.
+    shows little. allenai/allenact#77 asks about a storage that hands over the state of the first step alone; initial
+    states that are dropped are reported in ray-project/ray#15483.
 
     ## References
     - https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html: "Defaults to zeros if (h_0, c_0) is not

@@ -20,6 +20,7 @@ from esper_audit.semantics.values import (
     sequence,
     stepped,
     tensor,
+    unsqueezed,
 )
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
@@ -163,12 +164,17 @@ class Tensors(Scope):
             rank = rank + 1 if rank is not None else None
         elif name == "squeeze":
             rank = rank - 1 if rank is not None and (args or kwargs) else None
+            if not args and not kwargs and "rank_test" not in self.contexts:
+                value = stepped(value, "squeeze", node, self.function)
         elif name in ("reshape", "view", "expand", "repeat", "tile"):
             rank = self.size_rank(args, kwargs.get("shape", kwargs.get("size")))
+            value = unsqueezed(value)
         elif name == "flatten":
             rank = self.flattened(rank, args, kwargs)
+            value = unsqueezed(value)
         elif name in ("view_as", "reshape_as", "expand_as"):
             rank = args[0].rank if args else None
+            value = unsqueezed(value)
         elif name in ("broadcast_to", "unflatten"):
             rank = None
         if (
@@ -322,4 +328,4 @@ class Tensors(Scope):
         if name in ("sum", "mean") and "p_logp" in value.tags:
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
-        return tensor(rank, tags=tags, steps=value.steps).but(roles=frozenset(roles))
+        return tensor(rank, tags=tags, steps=unsqueezed(value).steps).but(roles=frozenset(roles))
