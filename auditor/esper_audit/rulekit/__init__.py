@@ -9,6 +9,7 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -19,8 +20,9 @@ from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
-from esper_audit.semantics.values import Made, MaskMark, Val
+from esper_audit.semantics.values import Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
@@ -34,6 +36,7 @@ __all__ = [
     "Category",
     "ClassModel",
     "Confidence",
+    "CoreCall",
     "Cut",
     "Delete",
     "Event",
@@ -57,10 +60,15 @@ __all__ = [
     "Repair",
     "Replace",
     "Rule",
+    "Scoring",
     "Severity",
+    "Step",
     "Val",
+    "act_and_evaluate",
+    "as_given",
     "axis_of_lift",
     "buffer_fields",
+    "core_calls",
     "dead_attributes",
     "dead_regions",
     "descendants",
@@ -69,6 +77,8 @@ __all__ = [
     "forget_bias_writes",
     "fresh_hidden_states",
     "gradient_free_block",
+    "head_name",
+    "head_size",
     "leaves",
     "lifted_in",
     "like_the_weight",

@@ -56,6 +56,18 @@ class MaskMark:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """Something that happened to a tensor since it left a layer: `kind` is head, mask, scale, clamp, a function, or ?.
+
+    `head` is the layer itself, known by the call that made it; `?` may be a step or none, by what a caller passes.
+    """
+
+    kind: str
+    node: cst.CSTNode
+    function: Any = None  # the Function it stands in; kept loose to avoid an import cycle
+
+
+@dataclass(frozen=True, slots=True)
 class Val:
     """One abstract value; every field beyond `kind` may be unknown.
 
@@ -74,6 +86,7 @@ class Val:
     origins: frozenset[str] = EMPTY
     made: frozenset[Made] = EMPTY
     masked: frozenset[MaskMark] = EMPTY
+    steps: frozenset[Step] = EMPTY  # none where it is unknown which layer it came from
 
     def but(self, **changes: Any) -> Val:
         """A copy with other fields."""
@@ -200,7 +213,26 @@ def join(left: Val, right: Val) -> Val:
         origins=left.origins | right.origins,
         made=left.made | right.made,
         masked=left.masked | right.masked,
+        steps=_all_steps(left.steps, right.steps),
     )
+
+
+MAX_STEPS = 24  # what goes through more is not followed
+
+
+def _all_steps(left: frozenset[Step], right: frozenset[Step]) -> frozenset[Step]:
+    both = left | right
+    return both if len(both) <= MAX_STEPS else EMPTY
+
+
+def stepped(value: Val, kind: str, node: cst.CSTNode, function: Any) -> Val:
+    """The value after another step, if it is known which layer it came from."""
+    return value.but(steps=_all_steps(value.steps, frozenset({Step(kind, node, function)}))) if value.steps else value
+
+
+def unsqueezed(value: Val) -> Val:
+    """The value once its rank is settled anew: what a bare `squeeze` took away is forgotten."""
+    return value.but(steps=frozenset(step for step in value.steps if step.kind != "squeeze"))
 
 
 def _layer_name(layer: Val) -> str:

@@ -100,6 +100,9 @@ class Assignments(Conditions):
             elif isinstance(target.value, cst.Attribute):
                 self.assign_attribute(target.value, masked, None)
             return
+        if name and "hidden" in container.roles and container.is_tensorish:
+            self.env[name] = container.but(tags=container.tags | {"kept"})  # `h[:, done] = 0`
+            return
         owner = self.eval(target.value.value) if isinstance(target.value, cst.Attribute) else UNKNOWN
         if container.kind in ("dict", "list") and owner.kind == "instance" and isinstance(owner.ref, ClassFlow):
             # An entry of a container on self is kept like an attribute of that name.

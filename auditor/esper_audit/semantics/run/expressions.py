@@ -20,12 +20,14 @@ from esper_audit.semantics.values import (
     EMPTY,
     NOTHING,
     UNKNOWN,
+    Step,
     Val,
     constant,
     constant_key,
     is_float,
     join,
     sequence,
+    stepped,
     tensor,
     with_role,
 )
@@ -221,7 +223,7 @@ class Expressions(Assignments):
             masked = self.additive(operator, left, right, node)
             if masked is not None:
                 return masked
-        tags = (left.tags | right.tags) & CARRIED
+        tags = (left.tags | right.tags) & CARRIED | (_kept(left, right) if operator == "Multiply" else EMPTY)
         if operator == "Multiply":
             self.product(left, right, node)
             tags |= self.mask_product(left, right, node)
@@ -236,10 +238,12 @@ class Expressions(Assignments):
             "p_logp" in left.tags or "p_logp" in right.tags or {"p", "logp"} <= (left.tags | right.tags)
         ):
             tags = tags | {"p_logp"}
+        steps = self.binary_steps(operator, left, right, node)
         if "tensor" not in (left.kind, right.kind):
             roles = (left.roles if right.kind == "number" else EMPTY) & {"logits"}
             dtype = left.dtype if is_float(left.dtype) and right.kind == "number" else None
-            return self.touched(Val("unknown", tags=tags, roles=roles, masked=left.masked | right.masked, dtype=dtype))
+            masks = left.masked | right.masked
+            return self.touched(Val("unknown", tags=tags, roles=roles, masked=masks, dtype=dtype, steps=steps))
         keep = {"logits", "value", "log_prob"} if operator in ("Add", "Subtract", "Divide", "Multiply") else set()
         tensors = [side for side in (left, right) if side.kind == "tensor"]
         ranks = {side.rank for side in tensors}
@@ -254,7 +258,27 @@ class Expressions(Assignments):
         # A Python number takes the dtype of the floating-point tensor beside it.
         plain = all(side.kind in ("tensor", "number") for side in (left, right)) and len(dtypes) == 1
         dtype = next(iter(dtypes)) if plain and is_float(*dtypes) else None
-        return self.touched(tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked).but(roles=roles))
+        result = tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked, steps=steps)
+        return self.touched(result.but(roles=roles))
+
+    def binary_steps(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> frozenset[Step]:
+        """What has happened to the outcome of an operator since its tensors left their layers."""
+        if left.steps and right.steps:
+            return join(left, right).steps
+        followed, operand = (left, right) if left.steps else (right, left)
+        if operator in ("Multiply", "Divide") and operand.const in (1, 1.0) and operand.const is not NOTHING:
+            return followed.steps
+        kind = "?"  # what is added may be a bias made from a mask, or nothing that softmax sees
+        if operator == "Multiply" and "mask" in operand.roles:
+            kind = "mask"
+        elif operator in ("Multiply", "Divide") and not self.is_optional(operand):
+            kind = "scale"
+        return stepped(followed, kind, node, self.function).steps
+
+    def is_optional(self, operand: Val) -> bool:
+        """Whether an operand is, or came out of, a parameter that callers may leave out."""
+        given = {origin.rpartition("/")[2] for origin in operand.origins}
+        return any(param.default is not None for name in given if (param := self.function.param(name)) is not None)
 
     def sequence_binary(self, operator: str, left: Val, right: Val) -> Val:
         """Operators on lists, tuples and strings."""
@@ -534,6 +558,14 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.NamedExpr: Expressions.named,
     cst.Await: Expressions.await_,
 }
+
+
+def _kept(left: Val, right: Val) -> frozenset[str]:
+    """`kept` for a hidden state times something that no layer gave: episode ends clear it that way."""
+    for state, factor in ((left, right), (right, left)):
+        if "hidden" in state.roles and "hidden" not in factor.roles and factor.is_tensorish and not factor.steps:
+            return frozenset({"kept"})
+    return EMPTY
 
 
 def _part_of_shape(shape: Val, node: cst.Subscript, keys: list[Val]) -> Val:

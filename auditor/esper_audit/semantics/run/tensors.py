@@ -20,7 +20,9 @@ from esper_audit.semantics.values import (
     join,
     kept_dtype,
     sequence,
+    stepped,
     tensor,
+    unsqueezed,
 )
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
@@ -126,7 +128,8 @@ class Tensors(Scope):
             if chosen.kind == other.kind == "tensor"
             else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
         )
-        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"})
+        kept = {"kept"} if "hidden" in chosen.roles | other.roles else EMPTY  # one of the two may be a fresh state
+        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"} | kept)
 
     def masked_fill(self, node: cst.Call, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`masked_fill` and its in-place form."""
@@ -172,12 +175,17 @@ class Tensors(Scope):
             rank = rank + 1 if rank is not None else None
         elif name == "squeeze":
             rank = rank - 1 if rank is not None and (args or kwargs) else None
+            if not args and not kwargs and "rank_test" not in self.contexts:
+                value = stepped(value, "squeeze", node, self.function)
         elif name in ("reshape", "view", "expand", "repeat", "tile"):
             rank = self.size_rank(args, kwargs.get("shape", kwargs.get("size")))
+            value = unsqueezed(value)
         elif name == "flatten":
             rank = self.flattened(rank, args, kwargs)
+            value = unsqueezed(value)
         elif name in ("view_as", "reshape_as", "expand_as"):
             rank = args[0].rank if args else None
+            value = unsqueezed(value)
         elif name in ("broadcast_to", "unflatten"):
             rank = None
         if (
@@ -221,13 +229,13 @@ class Tensors(Scope):
         if name == "softmax":
             tags = keep | {"p", "squashed"} | times
             probs = tensor(value.rank, "probs", tags=tags, masked=value.masked, origins=value.origins)
-            return probs.but(dtype=kept_dtype(value, kwargs))
+            return probs.but(dtype=kept_dtype(value, kwargs), steps=value.steps)
         if name == "log_softmax":
             tags = keep | {"logp"} | times
             logs = tensor(value.rank, "log_prob", tags=tags, masked=value.masked, origins=value.origins)
-            return logs.but(dtype=kept_dtype(value, kwargs))
+            return logs.but(dtype=kept_dtype(value, kwargs), steps=value.steps)
         if name == "logsumexp":
-            return tensor(value.rank, tags=keep | {"lse"})
+            return tensor(value.rank, tags=keep | {"lse"}, steps=value.steps)
         if name in ("log", "log_"):
             if "mask" in value.roles:
                 fills_true = true_means_true(value, inverted=True)
@@ -242,7 +250,7 @@ class Tensors(Scope):
         if name == "exp":
             return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
-            return self.clamped(value, args, kwargs)
+            return self.clamped(stepped(value, "clamp", node, self.function), args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
             return value.but(tags=value.tags ^ {"negated"})
         if name in ("add", "sub", "mul", "div", "true_divide", "add_", "mul_"):
@@ -273,6 +281,8 @@ class Tensors(Scope):
         if name in facts.SAME:
             certain = CERTAIN - THROUGH_LAYERS
             changed = name not in facts.KEEPS_IDENTITY
+            if changed:
+                value = stepped(value, name.rstrip("_"), node, self.function)
             return value.but(
                 made=EMPTY if changed else value.made,
                 ref=None,
@@ -318,7 +328,7 @@ class Tensors(Scope):
             return sequence(
                 "tuple",
                 [
-                    tensor(rank, tags=keep),
+                    tensor(rank, tags=keep, steps=value.steps),
                     tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else ""),
                 ],
             )
@@ -333,7 +343,7 @@ class Tensors(Scope):
         dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
         if name == "mean" and dim == 0 and value.rank != 1:
             tags = tags | {"batch_mean"}
-        return tensor(rank, tags=tags).but(roles=frozenset(roles))
+        return tensor(rank, tags=tags, steps=unsqueezed(value).steps).but(roles=frozenset(roles))
 
 
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:

@@ -16,6 +16,7 @@ from esper_audit.semantics.values import (
     NOTHING,
     UNKNOWN,
     Made,
+    Step,
     Val,
     constant,
     join_all,
@@ -258,9 +259,12 @@ class TorchCalls(Containers):
         """`dist.logits` and `dist.probs`."""
         logits = owner.item("logits") or UNKNOWN
         if name == "logits":
-            return tensor(logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked)
+            return tensor(
+                logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked, steps=logits.steps
+            )
         if name == "probs":
-            return tensor(logits.rank, "probs", tags=logits.tags & CARRIED | {"p", "squashed"}, masked=logits.masked)
+            tags = logits.tags & CARRIED | {"p", "squashed"}
+            return tensor(logits.rank, "probs", tags=tags, masked=logits.masked, steps=logits.steps)
         return UNKNOWN
 
     def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -297,11 +301,11 @@ class TorchCalls(Containers):
                 for v in layer.elements()
             ]
             if names[-1:] == ["Softmax"]:
-                return tensor(first.rank, "probs", tags=frozenset({"p"}) | _certainly(layer))
+                return tensor(first.rank, "probs", tags=frozenset({"p"}) | _certainly(layer), steps=_left_layer(layer))
             keeps = _KEEPS_RANK.issuperset(names)
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
-        return tensor(first.rank if keeps else None, tags=_certainly(layer))
+        return tensor(first.rank if keeps else None, tags=_certainly(layer), steps=_left_layer(layer))
 
 
 def _habits(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozenset[str]:
@@ -338,6 +342,12 @@ def _certainly(layer: Val) -> frozenset[str]:
     if short in ("Linear", "LazyLinear"):
         return frozenset({"affine"})
     return frozenset({"squashed"}) if short in ("Softmax", "Sigmoid") else EMPTY
+
+
+def _left_layer(layer: Val) -> frozenset[Step]:
+    """Where the steps of a layer's output begin: with the call that made the layer."""
+    made = layer.ref[1] if isinstance(layer.ref, tuple) else None
+    return frozenset({Step("head", made)}) if isinstance(made, cst.Call) else EMPTY
 
 
 def _state(name: str, rank: int) -> Val:

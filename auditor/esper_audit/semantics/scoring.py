@@ -1,0 +1,87 @@
+"""What a method takes log-probs of: the heads behind its distributions, and what lies between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import libcst as cst
+
+from esper_audit.semantics.flow import Event, Frame
+from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.roles import ACT, EVALUATE, tensor_role
+from esper_audit.semantics.values import Val
+
+_NO_CHANGE = ("head", "squeeze")
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The heads whose log-probs a method takes, each known by the call that makes its layer.
+
+    `steps` says for each head what happens to its output on the way (`mask`, `scale`, `clamp`, ...), and where first.
+    """
+
+    frame: Frame
+    events: dict[cst.CSTNode, Event] = field(default_factory=dict)
+    steps: dict[cst.CSTNode, dict[str, tuple[cst.CSTNode, Any]]] = field(default_factory=dict)
+    complete: bool = True  # no log-prob is taken of what has an unknown origin
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.frame.function.name
+
+
+def scoring_of(frame: Frame) -> Scoring:
+    """What the log-probs of one run are taken of."""
+    complete = True
+    found = Scoring(frame)
+    for event, logits in _scored(frame):
+        heads = [step.node for step in logits.steps if step.kind == "head"]
+        complete = complete and bool(heads)
+        happened = {step.kind: (step.node, step.function) for step in logits.steps if step.kind not in _NO_CHANGE}
+        for mark in sorted(logits.masked, key=lambda mark: mark.order):
+            happened.setdefault("mask", (mark.node, mark.function))
+        for head in heads:
+            found.events.setdefault(head, event)
+            found.steps.setdefault(head, {}).update(happened)
+    return Scoring(frame, found.events, found.steps, complete)
+
+
+def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
+    """Events that take log-probs, with the logits (or means) that these come from."""
+    for event, _ in frame.walk():
+        if event.kind == "call" and event.name == ".log_prob" and event.target.kind == "dist":
+            yield event, event.target.item("logits") or Val()
+        elif event.kind == "call" and event.name in (".log_prob", ".log_probs"):
+            yield event, Val()  # of a distribution that nothing is known about
+        elif event.kind == "dist" and event.name == "gather":
+            yield event, event.target
+
+
+def act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
+    """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads."""
+    if not {ACT, EVALUATE} <= set(net.roles.values()):
+        return
+    acts = [scoring for frame in net.frames(ACT) if (scoring := scoring_of(frame)).events]
+    for frame in net.frames(EVALUATE) if acts else ():
+        if any(tensor_role(param.name) == "action" for param in frame.function.params):
+            evaluated = scoring_of(frame)
+            for acted in acts if evaluated.events else ():
+                yield acted, evaluated
+
+
+def head_name(net: NetworkClass, made: cst.CSTNode) -> str:
+    """What the network calls a head, in backquotes; `a head` where it has no name of its own here."""
+    return next((f"`{name}`" for name, layer in net.layers.items() if _is_made_by(layer, made)), "a head")
+
+
+def head_size(net: NetworkClass, made: cst.CSTNode) -> str:
+    """The output size of a head as written; nothing where it is not known."""
+    return next((net.size_of(layer) for layer in net.layers.values() if _is_made_by(layer, made)), "")
+
+
+def _is_made_by(layer: Val, made: cst.CSTNode) -> bool:
+    return isinstance(layer.ref, tuple) and layer.ref[1] is made

@@ -1,0 +1,328 @@
+"""ESP512: acting clears the hidden state at episode starts and scoring does not, or h is cleared and c is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from esper_audit.rulekit import (
+    ACT,
+    EVALUATE,
+    FORWARD,
+    Case,
+    Category,
+    Confidence,
+    CoreCall,
+    Frame,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    Rule,
+    Severity,
+    as_given,
+    core_calls,
+)
+
+_CUTS = (b"pad", b"split", b"traject")  # words of code that cuts windows at the ends of episodes
+
+
+class HiddenNotReset(Rule):
+    """
+    ## What it does
+    Reports a recurrent network whose acting method clears the state at episode starts (it multiplies by a keep mask,
+    writes zeros by index or picks with `where`), while its evaluating method hands the state to the core as it came;
+    and an LSTM of which h is cleared and c is not. Silent where a caller of the network pads, splits or speaks of
+    trajectories: windows that end where episodes end need no reset.
+
+    ## Why it matters
+    When sequences are scored, what is left of the last episode runs into the next one. Log-probs and values after each
+    start differ from those that were stored, the more the longer the core remembers; the policy ratio is not 1 with
+    unchanged weights, and the core is trained to remember what acting will have cleared. Nothing raises.
+
+    ## Example
+    ```python
+    from torch import nn
+    from torch.distributions import Categorical
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.core = nn.GRU(obs_dim, 64)
+            self.action_head = nn.Linear(64, num_actions)
+
+        def act(self, obs, hidden, not_done):
+            out, hidden = self.core(obs.unsqueeze(0), hidden * not_done)
+            return Categorical(logits=self.action_head(out)).sample(), hidden
+
+        def evaluate_actions(self, obs, actions, hidden):
+            out, _ = self.core(obs, hidden)
+            return Categorical(logits=self.action_head(out)).log_prob(actions)
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+    from torch.distributions import Categorical
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, num_actions):
+            super().__init__()
+            self.core = nn.GRU(obs_dim, 64)
+            self.action_head = nn.Linear(64, num_actions)
+
+        def act(self, obs, hidden, not_done):
+            out, hidden = self.core(obs.unsqueeze(0), hidden * not_done)
+            return Categorical(logits=self.action_head(out)).sample(), hidden
+
+        def evaluate_actions(self, obs, actions, hidden, not_done):
+            steps = []
+            for step, keep in zip(obs, not_done):
+                out, hidden = self.core(step.unsqueeze(0), hidden * keep)
+                steps.append(out)
+            return Categorical(logits=self.action_head(torch.cat(steps))).log_prob(actions)
+    ```
+
+    ## Evidence
+    On torch 2.13.0, a fresh LSTM of 64 units with orthogonal recurrence and a head for four actions, 16 steps with an
+    episode start at the ninth, weights unchanged: before the start the ratio is 1 exactly; at the start it is off by up
+    to 0.05 when nothing is cleared, by up to 0.04 when only h is; seven steps later still by 0.001. That is before any
+    training, with a head whose logits are small. thu-ml/tianshou#486 reports a trainer that did not use the signal;
+    in ikostrikov/pytorch-a2c-ppo-acktr-gail#206 the user's own policy class lacked the reset that the original has.
+
+    ## References
+    - Huang et al., The 37 Implementation Details of Proximal Policy Optimization, ICLR blog track 2022
+    """
+
+    code = "ESP512"
+    name = "hidden-not-reset"
+    summary = "the hidden state is cleared at episode starts in acting only, or of an LSTM only h"
+    category = Category.INTEGRATION
+    severity = Severity.CRITICAL
+    confidence = Confidence.HIGH
+    probe = "episode-reset"
+    help = "clear h and c at each episode start, in the same helper for acting and for scoring sequences"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """States that are cleared by half, or in acting alone."""
+        if not net.recurrent:
+            return
+        for frame in net.frames(FORWARD, ACT, EVALUATE):
+            for call in core_calls(frame):
+                if len(call.parts) == 2 and _cleared_by_half(call):
+                    yield self._hit(call, "h is cleared at episode starts and c is not", ())
+        evaluated = [(frame, call) for frame in net.frames(EVALUATE) for call in _only(frame)]
+        acted = [(frame, call) for frame in net.frames(ACT) for call in _only(frame)] if evaluated else []
+        resets = next(((frame, call) for frame, call in acted if call.is_reset), None)
+        if resets is None or any(net.project.mentions(path, *_CUTS) for path in net.caller_files):
+            return
+        for frame, call in evaluated:
+            if call.is_as_given:
+                where = Note(resets[1].event.module, resets[1].event.node, "this call gets a cleared state")
+                says = (
+                    f"`{resets[0].function.name}` clears the state at episode starts, `{frame.function.name}` does not"
+                )
+                yield self._hit(call, says, (where,))
+
+    def _hit(self, call: CoreCall, says: str, notes: tuple[Note, ...]) -> Hit:
+        event = call.event
+        return Hit(event.node, says, module=event.module, symbol=event.function.qualified, notes=notes)
+
+    VALID = (
+        # one helper for both
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+                self.pi = nn.Linear(8, n)
+
+            def run(self, x, hxs, masks):
+                out, hxs = self.gru(x, hxs * masks)
+                return Categorical(logits=self.pi(out)), hxs
+
+            def act(self, x, hxs, masks):
+                dist, hxs = self.run(x.unsqueeze(0), hxs, masks)
+                return dist.sample(), hxs
+
+            def evaluate_actions(self, x, hxs, masks, action):
+                return self.run(x, hxs, masks)[0].log_prob(action)
+        """,
+        # cleared by other means: by index, by choice, by a helper nobody knows, in a comprehension
+        """
+        import torch
+        from elsewhere import reset
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.core = nn.LSTM(4, 8)
+
+            def act(self, x, h, c, done):
+                return self.core(x, (h * (1 - done), c * (1 - done)))
+
+            def evaluate(self, x, h, c, done):
+                h[:, done] = 0
+                c[:, done] = 0
+                return self.core(x, (h, c))
+
+            def evaluate_actions(self, x, h, c, done):
+                h = torch.where(done, torch.zeros_like(h), h)
+                c = torch.where(done, torch.zeros_like(c), c)
+                return self.core(x, (h, c))
+
+            def eval_actions(self, x, hidden, done):
+                return self.core(x, tuple(part * (1 - done) for part in hidden))
+
+            def get_log_prob(self, x, hidden, done):
+                return self.core(x, reset(hidden, done))
+
+            def get_log_probs(self, x, h, c, done):
+                c = reset(c, done)
+                return self.core(x, (h * (1 - done), c))
+        """,
+        # nobody clears inside the network: the caller does it for both
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.core = nn.LSTM(4, 8)
+
+            def act(self, x, hidden):
+                return self.core(x, hidden)
+
+            def evaluate(self, x, hidden):
+                return self.core(x, hidden)
+        """,
+        # the buffer cuts its windows where episodes end
+        Case(
+            {
+                "network.py": """
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.core = nn.GRU(4, 8)
+
+                    def act(self, x, hidden, masks):
+                        return self.core(x, hidden * masks)
+
+                    def evaluate_actions(self, x, hidden, actions):
+                        return self.core(x, hidden)
+                """,
+                "train.py": """
+                from network import Policy
+                from torch.nn.utils.rnn import pad_sequence
+
+                def update(episodes):
+                    net = Policy(2)
+                    return net.evaluate_actions(pad_sequence(episodes), None, None)
+                """,
+            }
+        ),
+        # two cores in one method: which of them is which is unknown
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.actor, self.critic = nn.GRU(4, 8), nn.GRU(4, 8)
+
+            def act(self, x, hidden, masks):
+                return self.actor(x, hidden * masks)
+
+            def evaluate_actions(self, x, hidden, actions):
+                return self.actor(x, hidden), self.critic(x, hidden)
+        """,
+    )
+    INVALID = (
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8)
+
+            def get_states(self, x, lstm_state, done):
+                keep = (1.0 - done).view(1, -1, 1)
+                return self.lstm(x, (keep * lstm_state[0], lstm_state[1]))  # <- ESP512
+
+            def forward(self, x, lstm_state, done):
+                return self.get_states(x, lstm_state, done)
+        """,
+        """
+        from torch import nn
+
+        class Cell(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.cell = nn.LSTMCell(4, 8)
+
+            def step(self, x, hx, cx, dones):
+                cx[dones] = 0.0
+                return self.cell(x, (hx, cx))  # <- ESP512
+        """,
+        # acting clears in a helper, by choice, by index; scoring does not
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+
+            def _cleared(self, hxs, first):
+                return torch.where(first, torch.zeros_like(hxs), hxs)
+
+            def act(self, x, hxs, first):
+                return self.gru(x, self._cleared(hxs, first))
+
+            def evaluate_actions(self, x, hxs, action, masks):
+                return self.gru(x, hx=hxs)  # <- ESP512
+        """,
+        Case(
+            {
+                "base.py": """
+                from torch import nn
+
+                class Recurrent(nn.Module):
+                    def evaluate_actions(self, x, hidden, actions):
+                        return self.core(x, hidden)  # <- ESP512
+                """,
+                "network.py": """
+                from base import Recurrent
+                from torch import nn
+
+                class Policy(Recurrent):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.core = nn.LSTM(4, 8, batch_first=True)
+
+                    def act(self, x, hidden, not_done):
+                        h, c = hidden
+                        return self.core(x, (h * not_done, c.mul(not_done)))
+                """,
+            }
+        ),
+    )
+
+
+def _only(frame: Frame) -> list[CoreCall]:
+    """The method's call of its core; nothing where several calls share the work."""
+    calls = list(core_calls(frame))
+    return calls if len(calls) == 1 else []
+
+
+def _cleared_by_half(call: CoreCall) -> bool:
+    first, second = call.parts
+    return any("kept" in one.tags and as_given(other) for one, other in ((first, second), (second, first)))
