@@ -9,6 +9,7 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints, is_optional
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -31,6 +32,7 @@ __all__ = [
     "Case",
     "Category",
     "ClassModel",
+    "CompiledCheckpoint",
     "Confidence",
     "Cut",
     "Delete",
@@ -58,6 +60,7 @@ __all__ = [
     "Val",
     "axis_of_lift",
     "buffer_fields",
+    "compiled_checkpoints",
     "dead_attributes",
     "dead_regions",
     "descendants",
@@ -66,6 +69,7 @@ __all__ = [
     "forget_bias_writes",
     "fresh_hidden_states",
     "gradient_free_block",
+    "is_optional",
     "leaves",
     "lifted_in",
     "like_the_weight",
