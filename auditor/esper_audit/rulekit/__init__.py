@@ -17,6 +17,7 @@ from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import Made, MaskMark, Val
@@ -78,6 +79,7 @@ __all__ = [
     "masked_logits",
     "other_constant",
     "tensor_role",
+    "unreduced_calls",
     "without_attribute",
     "without_import",
 ]

@@ -90,9 +90,9 @@ def _is_lenient(load: Event) -> bool:
 def is_optional(event: Event) -> bool:
     """Whether an `if` decides that an event happens; `if __name__ == "__main__"` decides nothing."""
     scope = [event.function.node] if event.function.node is not None else list(event.module.statements)
-    branches: list[cst.If | cst.IfExp] = [
-        branch for node in scope for branch in (*find(node, cst.If), *find(node, cst.IfExp))
-    ]
+    branches: list[cst.If | cst.IfExp] = []
+    for node in scope:
+        branches += [*find(node, cst.If), *find(node, cst.IfExp)]
     return any(not _is_main(branch.test) and event.node in set(descendants(branch)) for branch in branches)
 
 
