@@ -10,6 +10,7 @@ from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, 
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints, is_optional
+from esper_audit.semantics.compilation import EagerCore, compiled_methods, eager_cores
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -37,6 +38,7 @@ __all__ = [
     "Confidence",
     "Cut",
     "Delete",
+    "EagerCore",
     "Event",
     "ForgetBiasWrite",
     "Frame",
@@ -62,10 +64,12 @@ __all__ = [
     "axis_of_lift",
     "buffer_fields",
     "compiled_checkpoints",
+    "compiled_methods",
     "dead_attributes",
     "dead_regions",
     "descendants",
     "dotted",
+    "eager_cores",
     "find",
     "forget_bias_writes",
     "fresh_hidden_states",
