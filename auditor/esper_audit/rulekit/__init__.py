@@ -10,7 +10,14 @@ from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, 
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints, is_optional
-from esper_audit.semantics.compilation import EagerCore, compiled_methods, eager_cores
+from esper_audit.semantics.compilation import (
+    EagerCore,
+    Validation,
+    compiled_methods,
+    eager_cores,
+    late_validation,
+    validated_distributions,
+)
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -61,6 +68,7 @@ __all__ = [
     "Rule",
     "Severity",
     "Val",
+    "Validation",
     "axis_of_lift",
     "buffer_fields",
     "compiled_checkpoints",
@@ -75,6 +83,7 @@ __all__ = [
     "fresh_hidden_states",
     "gradient_free_block",
     "is_optional",
+    "late_validation",
     "leaves",
     "lifted_in",
     "like_the_weight",
@@ -84,6 +93,7 @@ __all__ = [
     "other_constant",
     "tensor_role",
     "unreduced_calls",
+    "validated_distributions",
     "without_attribute",
     "without_import",
 ]

@@ -1,7 +1,8 @@
-"""Which methods of a network torch.compile covers, and where Dynamo gives up a whole function of them."""
+"""Which methods of a network torch.compile covers, and what in them Dynamo does not trace."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.flow import Event, Frame
-from esper_audit.semantics.model import Function, ModuleModel
+from esper_audit.semantics.model import ModuleModel
 from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.tree import descendants, find
 from esper_audit.semantics.values import Val
 
+_SETTER = re.compile(r"torch\.distributions\.(\w+\.)+set_default_validate_args")
+# These leave the check of their parameters to what they are made of.
+_MADE_OF_OTHERS = frozenset({"Independent", "TransformedDistribution", "MixtureSameFamily"})
 Site = tuple[ModuleModel, cst.CSTNode]
 
 
@@ -67,6 +72,21 @@ def _covered(net: NetworkClass, event: Event) -> str:
     return ""
 
 
+def traced(frame: Frame, stack: tuple[Event, ...] = ()) -> Iterator[tuple[Event, tuple[Event, ...]]]:
+    """The events that Dynamo meets in a compiled function and below it, with the calls that lead to them.
+
+    What is kept from being traced on purpose, by a decorator or by a test of `is_compiling`, is left out.
+    """
+    if facts.COMPILER_DISABLED.intersection(frame.function.decorators):
+        return
+    for event in frame.events:
+        if "eager_only" in event.contexts:
+            continue
+        yield event, stack
+        if event.frame is not None:
+            yield from traced(event.frame, (*stack, event))
+
+
 def eager_cores(net: NetworkClass) -> Iterator[EagerCore]:
     """Calls of nn.LSTM, nn.GRU and nn.RNN that take other layers out of the graph with them, each once."""
     if not net.recurrent or net.project.files_naming("allow_rnn") != ():
@@ -74,20 +94,67 @@ def eager_cores(net: NetworkClass) -> Iterator[EagerCore]:
     seen: set[cst.CSTNode] = set()
     for method, site in compiled_methods(net).items():
         frame = net.flow.frame(method)
-        for event in _beside_layers(frame) if frame is not None else ():
-            if event.node not in seen:
+        layers = [event for event, _ in traced(frame) if event.callee == "layer"] if frame is not None else []
+        shared = {event.function.node for event in layers if event.name not in facts.RECURRENT}
+        for event in layers:
+            if event.name in facts.RECURRENT and event.function.node in shared and event.node not in seen:
                 seen.add(event.node)
                 yield EagerCore(event, method, site)
 
 
-def _beside_layers(frame: Frame) -> Iterator[Event]:
-    """The recurrent calls in functions that call other layers, too; what is kept from being traced is left out."""
-    if facts.COMPILER_DISABLED.intersection(frame.function.decorators):
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A distribution that validates its arguments although a compiled method makes it; `call` is where to cure that."""
+
+    event: Event
+    call: Event
+    method: str
+    site: Site
+
+
+def validated_distributions(net: NetworkClass) -> Iterator[Validation]:
+    """Distributions made with `validate_args=True` in methods that torch.compile covers, each call once.
+
+    What a bare flag (`if self.debug:`) decides is left out: that is a choice.
+    """
+    if not net.mentions(b"validate_args"):
         return
-    layers = [event for event in frame.events if event.kind == "call" and event.callee == "layer"]
-    cores = [event for event in layers if event.name in facts.RECURRENT and "eager_only" not in event.contexts]
-    if any(event.name not in facts.RECURRENT for event in layers):
-        yield from cores
-    for event in frame.events:
-        if event.frame is not None and isinstance(event.callee, Function) and "eager_only" not in event.contexts:
-            yield from _beside_layers(event.frame)
+    seen: set[cst.CSTNode] = set()
+    for method, site in compiled_methods(net).items():
+        frame = net.flow.frame(method)
+        for event, stack in traced(frame) if frame is not None else ():
+            if event.kind == "dist" and _validates(event) and not any(_by_flag(each) for each in (*stack, event)):
+                call = net.in_network(event, stack)
+                if call.node not in seen:
+                    seen.add(call.node)
+                    yield Validation(event, call, method, site)
+
+
+def _validates(event: Event) -> bool:
+    if event.name.rpartition(".")[2] in _MADE_OF_OTHERS:
+        return False
+    given = event.kwargs.get("validate_args") or (event.args[2] if len(event.args) > 2 else None)
+    return given is not None and given.const is True
+
+
+def _by_flag(event: Event) -> bool:
+    """Whether an `if` on a plain name or attribute decides that an event happens."""
+    for branch in find(event.function.node, cst.If):
+        flag = branch.test.expression if isinstance(branch.test, cst.UnaryOperation) else branch.test
+        if isinstance(flag, (cst.Name, cst.Attribute)) and event.node in set(descendants(branch)):
+            return True
+    return False
+
+
+def late_validation(net: NetworkClass) -> Iterator[Event]:
+    """Calls of `set_default_validate_args(True)` after the network was compiled; before, torch.compile undoes them."""
+    late: dict[cst.CSTNode, Event] = {}
+    for caller in net.compilers():
+        compiled = False
+        for event, _ in caller.frame.walk():
+            if event.kind != "call":
+                continue
+            compiled = compiled or bool(_covered(net, event))
+            if compiled and _SETTER.fullmatch(event.name) and event.args and event.args[0].const is True:
+                late.setdefault(event.node, event)
+    yield from late.values()
