@@ -20,6 +20,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
+from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits
@@ -76,10 +77,12 @@ __all__ = [
     "dead_attributes",
     "dead_regions",
     "descendants",
+    "direct_forward_calls",
     "dotted",
     "eager_cores",
     "find",
     "forget_bias_writes",
+    "forward_calls_on_parts",
     "fresh_hidden_states",
     "gradient_free_block",
     "is_optional",
