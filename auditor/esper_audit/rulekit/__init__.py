@@ -28,6 +28,7 @@ from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import Made, MaskMark, Val
 
@@ -68,6 +69,7 @@ __all__ = [
     "Replace",
     "Rule",
     "Severity",
+    "TimeLoop",
     "Val",
     "Validation",
     "axis_of_lift",
@@ -95,6 +97,7 @@ __all__ = [
     "masked_logits",
     "other_constant",
     "tensor_role",
+    "time_loops",
     "unreduced_calls",
     "validated_distributions",
     "without_attribute",
