@@ -9,9 +9,19 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints, is_optional
+from esper_audit.semantics.compilation import (
+    EagerCore,
+    Validation,
+    compiled_methods,
+    eager_cores,
+    late_validation,
+    validated_distributions,
+)
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
+from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
@@ -19,8 +29,10 @@ from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
+from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import Made, MaskMark, Step, Val
 
@@ -35,10 +47,12 @@ __all__ = [
     "Case",
     "Category",
     "ClassModel",
+    "CompiledCheckpoint",
     "Confidence",
     "CoreCall",
     "Cut",
     "Delete",
+    "EagerCore",
     "Event",
     "ForgetBiasWrite",
     "Frame",
@@ -63,22 +77,34 @@ __all__ = [
     "Scoring",
     "Severity",
     "Step",
+    "TimeLoop",
     "Val",
+    "Val",
+    "Validation",
     "act_and_evaluate",
     "as_given",
     "axis_of_lift",
+    "axis_of_lift",
     "buffer_fields",
+    "buffer_fields",
+    "compiled_checkpoints",
+    "compiled_methods",
     "core_calls",
     "dead_attributes",
     "dead_regions",
     "descendants",
+    "direct_forward_calls",
     "dotted",
+    "eager_cores",
     "find",
     "forget_bias_writes",
+    "forward_calls_on_parts",
     "fresh_hidden_states",
     "gradient_free_block",
     "head_name",
     "head_size",
+    "is_optional",
+    "late_validation",
     "leaves",
     "lifted_in",
     "like_the_weight",
@@ -89,7 +115,10 @@ __all__ = [
     "on_the_way_to_actions",
     "other_constant",
     "tensor_role",
+    "time_loops",
     "true_is_valid",
+    "unreduced_calls",
+    "validated_distributions",
     "without_attribute",
     "without_import",
 ]

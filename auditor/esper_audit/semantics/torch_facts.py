@@ -97,6 +97,7 @@ COMPILER_DISABLED = frozenset(
         "torch._dynamo.eval_frame.disable",
     }
 )
+DDP = frozenset({"torch.nn.parallel.DistributedDataParallel", "torch.nn.parallel.distributed.DistributedDataParallel"})
 COMPILE = frozenset({"torch.compile", "torch._dynamo.optimize"})
 
 

@@ -87,6 +87,8 @@ class Expressions(Assignments):
 
     def instance_member(self, owner: Val, name: str) -> Val:
         """What an attribute of self, of an object or of another network may be."""
+        if name == "module" and "ddp" in owner.tags:
+            return owner.but(tags=owner.tags - {"ddp"} | {"ddp_inner"})
         if isinstance(owner.ref, ClassFlow):
             flow = owner.ref
             function = flow.model.method(name)

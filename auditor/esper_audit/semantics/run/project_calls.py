@@ -122,6 +122,8 @@ class ProjectCalls(TorchCalls):
                 owner.ref.store(args[0].const, (args[1] if len(args) > 1 else UNKNOWN).but(made=EMPTY))
                 return NONE
             self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
+            if name == "state_dict":
+                return Val(ref=("state_dict", owner))
             role = role_names.tensor_role(name)
             return with_role(UNKNOWN, role)
         if owner.kind == "module" and callee.kind == "ext":

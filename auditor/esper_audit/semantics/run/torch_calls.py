@@ -158,6 +158,8 @@ class TorchCalls(Containers):
         first = args[0] if args else kwargs.get("input", UNKNOWN)
         if facts.is_distribution(name):
             return self.distribution(node, name, args, kwargs)
+        if name in facts.DDP and (wrapped := args[0] if args else kwargs.get("module", UNKNOWN)).kind == "instance":
+            return wrapped.but(tags=wrapped.tags - {"ddp_inner"} | {"ddp"})
         if is_torch_module(name):
             return Val(
                 "layer",
