@@ -16,6 +16,7 @@ from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import Made, MaskMark, Val
@@ -50,6 +51,7 @@ __all__ = [
     "ModuleModel",
     "NetworkClass",
     "Note",
+    "PlainContainer",
     "Praise",
     "Repair",
     "Replace",
@@ -73,6 +75,7 @@ __all__ = [
     "literal_string",
     "masked_logits",
     "other_constant",
+    "plain_containers",
     "tensor_role",
     "without_attribute",
     "without_import",
