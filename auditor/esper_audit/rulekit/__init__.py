@@ -12,6 +12,7 @@ from esper_audit.rulekit.weights import like_the_weight
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
@@ -45,6 +46,7 @@ __all__ = [
     "Hit",
     "Insert",
     "InsertLines",
+    "LeftBehind",
     "Made",
     "MaskMark",
     "MaskStep",
@@ -69,6 +71,7 @@ __all__ = [
     "fresh_hidden_states",
     "gradient_free_block",
     "leaves",
+    "left_behind",
     "lifted_in",
     "like_the_weight",
     "literal_number",

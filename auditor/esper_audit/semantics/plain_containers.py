@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -162,16 +161,4 @@ def _is_looked_after(net: NetworkClass, name: str) -> bool:
             handed = not reads.isdisjoint(node for arg in call.args for node in find(arg, cst.Attribute))
             if handed and called not in _LOOKS and id(function.node) not in hot:
                 return True
-    return _is_read_outside(net, name)
-
-
-def _is_read_outside(net: NetworkClass, name: str) -> bool:
-    """Whether code outside the class asks an object for an attribute of that name."""
-    own = [(model.module.path, model.module.index.classes[model.name].node) for model in net.model.lineage]
-    inside = {node for _, definition in own for node in ast.walk(definition)}
-    for path in net.caller_files:
-        index = net.project.index(path)
-        for node in ast.walk(index.tree) if index is not None and name in index.read_names else ():
-            if isinstance(node, ast.Attribute) and node.attr == name and node not in inside:
-                return True
-    return False
+    return net.is_read_outside(name)

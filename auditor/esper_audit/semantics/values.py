@@ -68,6 +68,7 @@ class Val:
     origins: frozenset[str] = EMPTY
     made: frozenset[Made] = EMPTY
     masked: frozenset[MaskMark] = EMPTY
+    home: frozenset[Made] = EMPTY  # factories of one dimension or more that it is the work of, and nothing else is
 
     def but(self, **changes: Any) -> Val:
         """A copy with other fields."""
@@ -98,6 +99,12 @@ class Val:
         for _, value in self.items:
             found.extend(value.flat())
         return tuple(found)
+
+    @property
+    def left_behind(self) -> tuple[Made, ...]:
+        """The factories that made it on the CPU and that nothing moved; none where one branch moves it."""
+        moved = {made.node for made in self.home if made.device}
+        return tuple(sorted((m for m in self.home if m.node not in moved), key=lambda made: made.function))
 
 
 UNKNOWN = Val()
@@ -177,6 +184,7 @@ def join(left: Val, right: Val) -> Val:
         origins=left.origins | right.origins,
         made=left.made | right.made,
         masked=left.masked | right.masked,
+        home=left.home | right.home,
     )
 
 

@@ -26,8 +26,8 @@ BASE = "<distribution>"  # where an object keeps the torch distribution that it 
 class Event:
     """Something a rule may ask about.
 
-    `kind` is call, mask, logits, dist, return, lift, rank_check, size_check, product, divide, store, kept
-    or unreachable.
+    `kind` is call, mask, logits, dist, return, lift, rank_check, size_check, product, divide, store, kept,
+    meet or unreachable.
     """
 
     kind: str
