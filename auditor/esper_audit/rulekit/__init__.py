@@ -24,12 +24,14 @@ from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
+from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.parallel import unreduced_calls
+from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
@@ -63,6 +65,7 @@ __all__ = [
     "Hit",
     "Insert",
     "InsertLines",
+    "LeftBehind",
     "LostWrite",
     "Made",
     "MaskMark",
@@ -70,6 +73,7 @@ __all__ = [
     "ModuleModel",
     "NetworkClass",
     "Note",
+    "PlainContainer",
     "Praise",
     "Repair",
     "Replace",
@@ -79,13 +83,10 @@ __all__ = [
     "Step",
     "TimeLoop",
     "Val",
-    "Val",
     "Validation",
     "act_and_evaluate",
     "as_given",
     "axis_of_lift",
-    "axis_of_lift",
-    "buffer_fields",
     "buffer_fields",
     "compiled_checkpoints",
     "compiled_methods",
@@ -106,6 +107,7 @@ __all__ = [
     "is_optional",
     "late_validation",
     "leaves",
+    "left_behind",
     "lifted_in",
     "like_the_weight",
     "literal_number",
@@ -114,6 +116,7 @@ __all__ = [
     "masked_logits",
     "on_the_way_to_actions",
     "other_constant",
+    "plain_containers",
     "tensor_role",
     "time_loops",
     "true_is_valid",

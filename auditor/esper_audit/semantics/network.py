@@ -525,6 +525,21 @@ class NetworkClass:
                 return True
         return False
 
+    def is_read_outside(self, name: str) -> bool:
+        """Whether code outside the class, in a file that imports it, asks an object for an attribute of that name."""
+        inside = {
+            node
+            for model in self.model.lineage
+            for node in ast.walk(model.module.index.classes[model.name].node)
+            if isinstance(node, ast.Attribute)
+        }
+        for path in self.caller_files:
+            index = self.project.index(path)
+            for node in ast.walk(index.tree) if index is not None and self.project.names(path, name) else ():
+                if isinstance(node, ast.Attribute) and node.attr == name and node not in inside:
+                    return True
+        return False
+
     def foreign_bases(self) -> tuple[str, ...]:
         """External ancestors other than torch's own modules: code there may read what this class sets."""
         found = []

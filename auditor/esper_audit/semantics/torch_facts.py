@@ -31,6 +31,10 @@ LEGACY_FACTORIES = frozenset(
 )
 LIKE_FACTORIES = frozenset(f"torch.{name}_like" for name in ("zeros", "ones", "empty", "full", "rand", "randn"))
 NEW_FACTORIES = frozenset({"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "new"})
+INDEX_FACTORIES = frozenset(
+    f"torch.{name}" for name in "arange eye linspace logspace randperm tril_indices triu_indices".split()
+)
+TYPED_FACTORIES = frozenset({"torch.LongTensor", "torch.IntTensor", "torch.BoolTensor"})
 DATA_FACTORIES = frozenset({"torch.tensor", "torch.as_tensor", "torch.from_numpy", "torch.asarray"})
 
 # Methods (and functions of the same name) that give back the same values in another guise.
@@ -44,6 +48,11 @@ KEEPS_IDENTITY = frozenset(
     "clone contiguous detach requires_grad_ cuda cpu pin_memory to float double half bfloat16 long int bool type byte "
     "type_as view_as reshape_as expand_as repeat expand view reshape unsqueeze squeeze transpose permute flatten t "
     "zero_ normal_ uniform_ fill_ copy_ tile swapaxes movedim expand_dims broadcast_to unflatten".split()
+)
+# What refuses operands on two devices. Indexing is not among them: indices may stay on the CPU.
+MEETINGS = frozenset(
+    "add sub mul div add_ sub_ mul_ div_ true_divide maximum minimum matmul mm bmm eq ne lt le gt ge gather scatter "
+    "scatter_ scatter_add index_select masked_fill masked_fill_ where logical_and logical_or".split()
 )
 REDUCTIONS = frozenset(
     "sum mean max min any all argmax argmin logsumexp prod norm std var amax amin median nansum".split()

@@ -87,6 +87,7 @@ class Val:
     made: frozenset[Made] = EMPTY
     masked: frozenset[MaskMark] = EMPTY
     steps: frozenset[Step] = EMPTY  # none where it is unknown which layer it came from
+    home: frozenset[Made] = EMPTY  # factories of one dimension or more that it is the work of, and nothing else is
 
     def but(self, **changes: Any) -> Val:
         """A copy with other fields."""
@@ -117,6 +118,12 @@ class Val:
         for _, value in self.items:
             found.extend(value.flat())
         return tuple(found)
+
+    @property
+    def left_behind(self) -> tuple[Made, ...]:
+        """The factories that made it on the CPU and that nothing moved; none where one branch moves it."""
+        moved = {made.node for made in self.home if made.device}
+        return tuple(sorted((m for m in self.home if m.node not in moved), key=lambda made: made.function))
 
 
 UNKNOWN = Val()
@@ -214,6 +221,7 @@ def join(left: Val, right: Val) -> Val:
         made=left.made | right.made,
         masked=left.masked | right.masked,
         steps=_all_steps(left.steps, right.steps),
+        home=left.home | right.home,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics.run.frames import ClassFlow
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import Tensors
 from esper_audit.semantics.values import (
@@ -20,6 +21,8 @@ from esper_audit.semantics.values import (
     tensor,
     with_role,
 )
+
+_ADDS = frozenset({"append", "extend", "insert", "update"})
 
 
 class Containers(Tensors):
@@ -88,12 +91,21 @@ class Containers(Tensors):
             found = self.lookup_item(owner, args[0])
             return join(found, args[1]) if len(args) > 1 else found
         func = node.func
+        if name in _ADDS and args and isinstance(func, cst.Attribute):
+            self.kept(node, func.value, args[-1])
         if name == "append" and args and isinstance(func, cst.Attribute) and isinstance(func.value, cst.Name):
             items = dict(owner.items or ())
             items[len(items)] = args[0]
             self.env[func.value.value] = owner.but(items=tuple(items.items()))
             return NONE
         return UNKNOWN
+
+    def kept(self, node: cst.Call, container: cst.BaseExpression, value: Val) -> None:
+        """Take note of what is added to a container on self; the attribute itself stays what the constructor made."""
+        if isinstance(container, cst.Attribute) and isinstance(container.value, cst.Name):
+            holder = self.name(container.value)
+            if holder.kind == "instance" and isinstance(holder.ref, ClassFlow):
+                self.record("kept", node, name=container.attr.value, target=holder, value=value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
-from esper_audit.semantics.run.tensors import CARRIED, true_means_true
+from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
 from esper_audit.semantics.tree import literal_number, literal_string
 from esper_audit.semantics.values import (
     EMPTY,
@@ -97,7 +97,7 @@ class Expressions(Assignments):
                     return self.invoke(function, owner, (), {}, None)
                 return Val("bound", ref=(function, owner))
             value = flow.attribute(name)
-            if value is not None and (value.kind != "unknown" or value.roles):
+            if value is not None and (value.kind != "unknown" or value.roles or value.home):
                 named = value.kind == "tensor" and not value.roles
                 return with_role(value, role_names.tensor_role(name)) if named else value
             if kind := role_names.named_kind(name):
@@ -170,7 +170,7 @@ class Expressions(Assignments):
         if value.kind == "unknown" and "of_layer" in value.tags:
             return UNKNOWN
         rank = value.rank
-        made = value.made
+        made, home = value.made, value.home
         for element, key in zip(node.slice, keys, strict=True):
             expression = element.slice.value if isinstance(element.slice, cst.Index) else None
             if key.kind == "slice" or isinstance(expression, cst.Ellipsis):
@@ -182,14 +182,21 @@ class Expressions(Assignments):
                 ):
                     self.record("lift", node, value=value)
             elif key.kind == "number":
+                home = (
+                    home if rank is not None and rank > 1 else EMPTY
+                )  # a number of no dimension goes with all devices
                 rank = (
                     rank - 1
                     if (rank is not None and key.const is not NOTHING) or (rank is not None and key.kind == "number")
                     else None
                 )
             else:
+                if key.kind == "tensor":
+                    self.meet(node, value, key)
+                else:
+                    home = EMPTY  # it may be a number
                 rank, made = None, EMPTY
-        return value.but(rank=rank, made=made, tags=value.tags - {"rank_guarded"}, ref=None)
+        return value.but(rank=rank, made=made, home=home, tags=value.tags - {"rank_guarded"}, ref=None)
 
     def binary_node(self, node: cst.BinaryOperation) -> Val:
         """`left + right` and the like."""
@@ -218,6 +225,15 @@ class Expressions(Assignments):
             for ones, factor in ((left, right), (right, left)):
                 if "ones" in ones.tags and factor.kind == "number" and constant_key(factor) is not None:
                     return ones.but(const=factor.const, tags=factor.tags & {"finfo_min"}, made=EMPTY)
+        self.meet(node, left, right)
+        home = left.home | right.home if all(side.home or side.kind == "number" for side in (left, right)) else EMPTY
+        result = self.arithmetic(operator, left, right, node)
+        if comes_from_outside(left) or comes_from_outside(right):
+            result = result.but(tags=result.tags | {"outside"})
+        return result if result.home == home else result.but(home=home)
+
+    def arithmetic(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val:
+        """What an operator makes of tensors and numbers."""
         bias = self.mask_arithmetic(operator, left, right)
         if bias is not None:
             return bias
@@ -404,8 +420,10 @@ class Expressions(Assignments):
                 or (isinstance(operator, cst.NotEqual) and bound in (1, True))
             )
             return left.but(dtype="bool", tags=left.tags ^ {"negated"} if negates else left.tags)
-        if "tensor" in (left.kind, *(r.kind for r in rights)):
-            return tensor(left.rank, dtype="bool")
+        self.meet(node, left, *rights)
+        if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
+            home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY
+            return tensor(left.rank, dtype="bool", home=home)
         return Val("bool")
 
     def boolean(self, node: cst.BooleanOperation) -> Val:

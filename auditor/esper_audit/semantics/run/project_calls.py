@@ -119,7 +119,7 @@ class ProjectCalls(TorchCalls):
                 and isinstance(args[0].const, str)
                 and isinstance(owner.ref, ClassFlow)
             ):
-                owner.ref.store(args[0].const, (args[1] if len(args) > 1 else UNKNOWN).but(made=EMPTY))
+                owner.ref.store(args[0].const, (args[1] if len(args) > 1 else UNKNOWN).but(made=EMPTY, home=EMPTY))
                 return NONE
             self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
             if name == "state_dict":

@@ -27,7 +27,7 @@ from esper_audit.semantics.values import (
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
-CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed"})  # what an operation hands on from its inputs
+CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu"})  # what an operation hands on
 THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
 
 
@@ -47,6 +47,8 @@ class Tensors(Scope):
             return UNKNOWN
         if "of_layer" in value.tags:
             return UNKNOWN
+        if name in facts.MEETINGS:
+            self.meet(node, value, *args, *kwargs.values())
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
         if name in ("to", "type", "type_as"):
@@ -55,7 +57,8 @@ class Tensors(Scope):
             made = frozenset(Made(m.node, m.module, m.function, True, m.device) for m in value.made)
             return value.but(dtype=facts.DTYPE_METHODS[name], made=made)
         if name in ("cuda", "cpu"):
-            return value.but(made=frozenset(Made(m.node, m.module, m.function, m.dtype, True) for m in value.made))
+            tags = value.tags | {"on_cpu"} if name == "cpu" else value.tags - {"on_cpu"}
+            return value.but(tags=tags, made=_placed(value.made), home=_placed(value.home))
         if name in facts.NEW_FACTORIES:
             return tensor(self.size_rank(args, kwargs.get("size")))
         if name == "clone" and "inference_mode" not in self.contexts:
@@ -150,7 +153,17 @@ class Tensors(Scope):
             dtype = device = True  # another tensor, or something that may be one: then nothing may be claimed
         literal = next((a.const for a in given if a.kind == "dtype" and isinstance(a.const, str)), None)
         made = frozenset(Made(m.node, m.module, m.function, m.dtype or dtype, m.device or device) for m in value.made)
-        return value.but(made=made, dtype=literal or (None if dtype else value.dtype))
+        home = _placed(value.home) if device else value.home
+        if device:
+            on_cpu = any(a.const == "cpu" for a in given)
+            value = value.but(tags=value.tags | {"on_cpu"} if on_cpu else value.tags - {"on_cpu"})
+        return value.but(made=made, home=home, dtype=literal or (None if dtype else value.dtype))
+
+    def meet(self, node: cst.CSTNode, *operands: Val) -> None:
+        """Record a tensor of a factory that an operation brings together with a tensor of the network or its caller."""
+        for value in operands:
+            if value.home and any(other is not value and comes_from_outside(other) for other in operands):
+                self.record("meet", node, value=value)
 
     def size_rank(self, sizes: tuple[Val, ...], keyword: Val | None) -> int | None:
         """The rank that size arguments give."""
@@ -223,7 +236,8 @@ class Tensors(Scope):
 
     def computed(self, node: cst.Call, value: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Methods that compute: what becomes of roles, tags and rank."""
-        keep, times = value.tags & CARRIED, value.tags & {"times_mask"}
+        keep = value.tags & CARRIED | ({"outside"} if comes_from_outside(value) else EMPTY)
+        times = value.tags & {"times_mask"}
         if name == "where" and len(args) >= 2:
             return self.where(node, (args[0], value, args[1]))
         if name == "softmax":
@@ -300,6 +314,8 @@ class Tensors(Scope):
             return tensor(None, "action", tags=keep)
         if name == "linear":
             return tensor(value.rank, tags=keep | {"affine"})
+        if name in ("tril", "triu") or name in facts.MEETINGS:
+            return Val("unknown", tags=keep & {"outside", "on_cpu"}, home=value.home if name[:3] == "tri" else EMPTY)
         return UNKNOWN
 
     def clamped(self, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -349,3 +365,17 @@ class Tensors(Scope):
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
     """Whether True of a mask is True of the mask that came in, however often it was negated; None when unknown."""
     return None if "either" in mask.tags else ("negated" in mask.tags) == inverted
+
+
+def _placed(made: frozenset[Made]) -> frozenset[Made]:
+    """The factories of a tensor that has been moved to a device."""
+    return frozenset(Made(m.node, m.module, m.function, m.dtype, True) for m in made)
+
+
+def comes_from_outside(value: Val) -> bool:
+    """Whether a tensor is what a layer gave, a parameter, or an argument that is a tensor by its type or its name."""
+    if not value.is_tensorish or value.home or value.rank == 0 or "on_cpu" in value.tags:
+        return False
+    if {"parameter", "outside"} & value.tags or any(origin.startswith("@") for origin in value.origins):
+        return True
+    return bool(value.origins and (value.kind == "tensor" or value.roles))

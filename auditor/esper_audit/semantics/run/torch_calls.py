@@ -10,7 +10,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.project import as_float, is_torch_module
 from esper_audit.semantics.run.containers import Containers
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS
+from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS, comes_from_outside
 from esper_audit.semantics.values import (
     EMPTY,
     NOTHING,
@@ -150,7 +150,19 @@ class TorchCalls(Containers):
             const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
             tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]},
             made=frozenset({made}),
+            home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
         )
+
+    def is_made_here(self, values: tuple[Val, ...]) -> bool:
+        """Whether only numbers go in. Who converts a caller's data may leave the moving to them; no constructor can."""
+        literal = all(part.kind in ("number", "bool", "shape") for value in values for part in value.flat())
+        return literal or self.function.name == "__init__"
+
+    def index_factory(self, node: cst.Call, name: str, kwargs: dict[str, Val]) -> Val:
+        """`torch.arange` and its kin: all that is told is where it is."""
+        device = kwargs.get("device")
+        given = "**" in kwargs or "device" in self.contexts or (device is not None and device.kind != "none")
+        return Val("unknown", home=frozenset({Made(node, self.module, name, dtype=True, device=given)}))
 
     def torch_call(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """A function or class of torch."""
@@ -181,14 +193,21 @@ class TorchCalls(Containers):
             )
         if name in facts.COMPILE:
             return self.compiled(args, kwargs)
+        if name in facts.INDEX_FACTORIES or (name in facts.TYPED_FACTORIES and self.is_made_here(args)):
+            return self.index_factory(node, name, kwargs)
         if name in facts.DATA_FACTORIES:
-            return self.data_factory(first, kwargs)
+            value = self.data_factory(first, kwargs)
+            literal = first.kind in ("list", "tuple") and self.is_made_here((first,))
+            return value.but(home=self.index_factory(node, name, kwargs).home) if literal else value
         if name == "torch.autograd.Variable":
             return first
         if name.startswith("torch.nn.Parameter") or name == "torch.nn.parameter.Parameter":
-            return first.but(made=EMPTY, kind="tensor", tags=first.tags | {"parameter"})
+            return first.but(made=EMPTY, home=EMPTY, kind="tensor", tags=first.tags | {"parameter"})
         if name == "torch.where":
-            return self.touched(self.where(node, args))
+            self.meet(node, *args)
+            value = self.touched(self.where(node, args))
+            outside = any(comes_from_outside(arg) for arg in args)
+            return value.but(tags=value.tags | {"outside"}, home=EMPTY) if outside else value
         if short in ("stack", "cat", "concat", "concatenate", "hstack", "vstack"):
             parts = join_all(first.elements()) if first.items else UNKNOWN
             rank = (
@@ -199,7 +218,9 @@ class TorchCalls(Containers):
                 else None
             )
             tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
-            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags))
+            home = parts.home if all(each.home for each in first.elements()) else EMPTY
+            self.meet(node, *first.elements())
+            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
         if name == "torch.nn.functional.dropout" and kwargs.get("training", UNKNOWN).const is not False:
             mixed = {"dropped"} if drops(name, args, kwargs) else EMPTY
             value = self.tensor_method(node, first, short, args[1:], kwargs)
@@ -283,6 +304,8 @@ class TorchCalls(Containers):
         name = layer.ref[0] if isinstance(layer.ref, tuple) and isinstance(layer.ref[0], str) else ""
         first = args[0] if args else kwargs.get("input", UNKNOWN)
         self.record("call", node, name=name, target=layer, args=args, kwargs=kwargs, callee="layer")
+        if first.home:
+            self.record("meet", node, value=first, other=layer)
         result = self.layer_result(node, layer, name, first, kwargs)
         carried = (first.tags if "either" in layer.tags else layer.tags | first.tags) & THROUGH_LAYERS
         return map_tensors(result, lambda value: value.but(tags=value.tags | carried)) if carried else result

@@ -1,0 +1,164 @@
+"""Lists, tuples and dicts on self that hold modules which torch never hears of.
+
+`nn.Module` registers what is assigned to an attribute; it does not look into Python's own containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from esper_audit.semantics.flow import Event, Frame
+from esper_audit.semantics.model import Function
+from esper_audit.semantics.network import HOT_ROLES, NetworkClass
+from esper_audit.semantics.tree import dotted, find
+from esper_audit.semantics.values import Val
+
+_KINDS = ("list", "tuple", "dict")
+_REGISTER = frozenset({"add_module", "register_module", "setattr", "__setattr__"})
+_TAKES_OVER = frozenset({"parameters", "named_parameters", "_apply", "to", "cuda"})
+_LOOKS = frozenset(
+    {"len", "enumerate", "zip", "range", "reversed", "print", "list", "isinstance", "str", "repr", "sum"}
+)
+_STATELESS = frozenset(
+    "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Tanh Sigmoid Softplus Softmax LogSoftmax Softsign Hardtanh "
+    "Hardswish Hardsigmoid GLU Identity Flatten Unflatten Dropout Dropout1d Dropout2d Dropout3d AlphaDropout MaxPool1d "
+    "MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveMaxPool2d "
+    "ZeroPad2d ReflectionPad2d ReplicationPad2d Upsample PixelShuffle Fold Unfold CosineSimilarity".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainContainer:
+    """A container whose modules are registered nowhere: where it is put on self, and the method that uses it."""
+
+    name: str
+    event: Event
+    added: Event | None  # the statement that adds a module later, if any
+    user: Function
+    only_modules: bool
+
+
+def plain_containers(net: NetworkClass) -> Iterator[PlainContainer]:
+    """The containers that the constructor fills with modules of its own making and a hot method looks into.
+
+    Silent wherever somebody may have thought of them: handed to another module, registered by name, or asked for their
+    parameters by the class or by its callers. A container made with one single element hides it on purpose.
+    """
+    init = net.flow.init_frame
+    if init is None:
+        return
+    held: dict[str, list[Event]] = {}
+    for event, _ in init.walk():
+        if event.kind in ("store", "kept") and event.target.ref is net.flow:
+            held.setdefault(event.name, []).append(event)
+    for name, events in held.items():
+        stores = [event for event in events if event.kind == "store"]
+        if not stores or any(event.value.kind not in _KINDS for event in stores):
+            continue
+        parts = [part for event in events for part in event.value.flat()]
+        if not any(_is_stateful(net, part) for part in parts) or _hides_one(events):
+            continue
+        if _registered(net, init) & {_identity(part) for part in parts}:
+            continue
+        user = _user(net, name)
+        if user is not None and not _is_looked_after(net, name):
+            added = next((event for event in events if event.kind == "kept"), None)
+            modules = all(part.kind == "layer" or "network" in part.tags or part.kind in _KINDS for part in parts)
+            yield PlainContainer(name, stores[0], added, user, modules and len(stores) == 1)
+
+
+def _hides_one(events: list[Event]) -> bool:
+    """Whether it is `[module]` and nothing more: the usual way to keep a module out of `parameters()`."""
+    value = getattr(events[0].node, "value", None)
+    return len(events) == 1 and isinstance(value, (cst.List, cst.Tuple)) and len(value.elements) == 1
+
+
+def _is_stateful(net: NetworkClass, part: Val) -> bool:
+    """Whether a value is a module made here that has parameters for sure."""
+    if part.kind == "layer":
+        made = isinstance(part.ref, tuple) and part.ref[1] is not None
+        if made and part.items is not None:
+            return any(_is_stateful(net, inner) for inner in part.elements())
+        name = str(part.ref[0]).rsplit(".", 1)[-1] if made else ""
+        return (
+            made and name not in (*_STATELESS, "Sequential", "ModuleList", "ModuleDict") and not name.endswith("Loss")
+        )
+    if part.kind == "instance" and "network" in part.tags and part.ref is not None:
+        model = net.interpreter.models.find_class(part.ref)
+        if model is None or model is net.model:
+            return False
+        flow = net.interpreter.flow(model)
+        flow.build()
+        return any(
+            value.kind == "layer" and isinstance(value.ref, tuple) and value.ref[0].rsplit(".", 1)[-1] not in _STATELESS
+            for value in flow.attributes.values()
+        )
+    return False
+
+
+def _registered(net: NetworkClass, init: Frame) -> set[object]:
+    """What torch hears of: modules that are attributes, alone or inside a module of torch or of the project."""
+    found: set[object] = set()
+    for value in net.flow.attributes.values():
+        if value.kind in ("layer", "instance"):
+            found |= _identities(value)
+    for event, _ in init.walk():
+        if event.kind == "call" and event.value.kind == "instance" and "network" in event.value.tags:
+            for value in (*event.args, *event.kwargs.values()):
+                found |= _identities(value)
+    return found - {None}
+
+
+def _identity(value: Val) -> object:
+    if value.kind == "layer" and isinstance(value.ref, tuple):
+        return value.ref[1]
+    return value.ref if value.kind == "instance" and "network" in value.tags else None
+
+
+def _identities(value: Val) -> set[object]:
+    found = {_identity(value)}
+    for inner in value.elements() if value.kind in ("layer", *_KINDS) else ():
+        found |= _identities(inner)
+    return found
+
+
+def _hot(net: NetworkClass) -> list[Function]:
+    """The methods on the way of forward, act, evaluate or value."""
+    entered = frozenset[int]().union(*(frame.entered for frame in net.frames(*HOT_ROLES)))
+    return [function for function in net.model.methods.values() if id(function.node) in entered]
+
+
+def _user(net: NetworkClass, name: str) -> Function | None:
+    """A hot method that reads the attribute for more than its length."""
+    for function in _hot(net):
+        lengths = [call.args[0].value for call in find(function.node, cst.Call) if dotted(call.func) == "len"]
+        if any(node not in lengths for node in _reads(function, name)):
+            return function
+    return None
+
+
+def _reads(function: Function, name: str) -> Iterator[cst.Attribute]:
+    me = function.params[0].name if function.params else ""
+    for node in find(function.node, cst.Attribute):
+        if node.attr.value == name and isinstance(node.value, cst.Name) and node.value.value == me:
+            yield node
+
+
+def _is_looked_after(net: NetworkClass, name: str) -> bool:
+    """Whether somebody may register, collect or move what the container holds."""
+    if _TAKES_OVER & net.model.methods.keys():
+        return True
+    hot = {id(function.node) for function in _hot(net)}
+    for function in (each for model in net.model.lineage for each in model.own_methods.values()):
+        reads = set(_reads(function, name))
+        for call in find(function.node, cst.Call):
+            called = call.func.attr.value if isinstance(call.func, cst.Attribute) else dotted(call.func)
+            if called in _REGISTER or (reads and called in _TAKES_OVER):
+                return True
+            handed = not reads.isdisjoint(node for arg in call.args for node in find(arg, cst.Attribute))
+            if handed and called not in _LOOKS and id(function.node) not in hot:
+                return True
+    return net.is_read_outside(name)

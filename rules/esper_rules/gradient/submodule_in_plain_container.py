@@ -1,0 +1,404 @@
+"""ESP305: layers in a plain list, tuple or dict are never trained, moved or saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import libcst as cst
+
+from esper_audit.rulekit import (
+    Case,
+    Category,
+    Hit,
+    Insert,
+    ModuleModel,
+    NetworkClass,
+    Note,
+    PlainContainer,
+    Repair,
+    Rule,
+    Severity,
+    literal_string,
+    plain_containers,
+)
+
+_WHY = "the layers are trained and saved from now on, so checkpoints written before lack their keys"
+
+
+class SubmoduleInPlainContainer(Rule):
+    """
+    ## What it does
+    Reports a list, tuple or dict on self that holds layers which the constructor made and which `forward`, `act`,
+    `evaluate` or a value method uses, while no attribute or `nn.Module` holds them, too.
+
+    ## Why it matters
+    Torch registers modules that are attributes. What a plain container holds is missing from `parameters()`: the
+    optimiser never changes it, though gradients flow through it and the loss may fall by what the other layers learn.
+    It is missing from `state_dict()`, too, and stays behind when the network is moved or cast.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, action_dims):
+            super().__init__()
+            self.trunk = nn.Linear(obs_dim, 64)
+            self.action_heads = [nn.Linear(64, n) for n in action_dims]
+
+        def forward(self, obs):
+            features = torch.tanh(self.trunk(obs))
+            return [head(features) for head in self.action_heads]
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim, action_dims):
+            super().__init__()
+            self.trunk = nn.Linear(obs_dim, 64)
+            self.action_heads = nn.ModuleList([nn.Linear(64, n) for n in action_dims])
+
+        def forward(self, obs):
+            features = torch.tanh(self.trunk(obs))
+            return [head(features) for head in self.action_heads]
+    ```
+
+    ## Fix
+    Unsafe: `nn.ModuleList(...)` around a list, `nn.ModuleDict(...)` around a dict whose keys are written out. The
+    layers are trained and saved from then on, so a checkpoint from before lacks their keys.
+
+    ## Evidence
+    On torch 2.13.0, of a network with a trunk and two heads in a list, `parameters()` holds 40 of 94 numbers and
+    `state_dict()` two of six entries; a step of SGD leaves both heads as they were, and after `.double()` or
+    `.to("meta")` the next call raises. With `nn.ModuleList` all of that is right. Reports: pytorch/pytorch#715,
+    pytorch/pytorch#59925, ikostrikov/pytorch-meta-optimizer#11 (LSTM cells that no optimiser saw).
+
+    ## References
+    - https://docs.pytorch.org/docs/stable/generated/torch.nn.ModuleList.html
+    """
+
+    code = "ESP305"
+    name = "submodule-in-plain-container"
+    summary = "layers in a plain list or dict are not registered"
+    category = Category.GRADIENT
+    severity = Severity.CRITICAL
+    probe = "device-moves"
+    fixable = "unsafe"
+    help = "use `nn.ModuleList` or `nn.ModuleDict`"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Containers of unregistered modules."""
+        for container in plain_containers(net):
+            event, added = container.event, container.added
+            yield Hit(
+                event.node,
+                f"`self.{container.name}` is a plain {event.value.kind}: the layers in it are not trained, moved or "
+                f"saved, but `{container.user.name}` uses them",
+                module=event.module,
+                symbol=event.function.qualified,
+                notes=(Note(added.module, added.node, "a module is added here"),) if added is not None else (),
+                repair=_registering(container),
+            )
+
+    VALID = (
+        # registered a second time: as attributes, inside a module of torch, by name
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.actor = nn.Linear(8, n)
+                self.critic = nn.Linear(8, 1)
+                self.heads = {"actor": self.actor, "critic": self.critic}
+                self.layers = [nn.Linear(8, 8), nn.ReLU()]
+                self.body = nn.Sequential(*self.layers)
+                blocks = []
+                for _ in range(n):
+                    blocks.append(nn.Linear(8, 8))
+                self.blocks = blocks
+                self.registered = nn.ModuleList(blocks)
+
+            def forward(self, x):
+                for layer in self.layers + self.blocks:
+                    x = layer(x)
+                return {name: head(self.body(x)) for name, head in self.heads.items()}
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.heads = []
+                for i in range(n):
+                    head = nn.Linear(8, 4)
+                    self.heads.append(head)
+                    self.add_module(f"head{i}", head)
+
+            def forward(self, x):
+                return [head(x) for head in self.heads]
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.layers = [nn.Linear(8, 8)]
+                self.layers.append(nn.Linear(8, n))
+                self.layers = nn.ModuleList(self.layers)
+                self.more = []
+                self.more.append(nn.Linear(n, n))
+                self.stack = nn.Sequential(*self.more)
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = layer(x)
+                return self.more[0](x)
+        """,
+        # no modules with parameters, or not made here, or factories
+        """
+        from functools import partial
+        from torch import nn
+
+        class Gate(nn.Module):
+            def forward(self, x):
+                return x * x.sigmoid()
+
+        class Policy(nn.Module):
+            def __init__(self, shared, n):
+                super().__init__()
+                self.activations = [nn.ReLU(), nn.Sequential(nn.Tanh(), nn.Identity()), Gate()]
+                self.makers = {"linear": partial(nn.Linear, 8), "class": nn.Linear}
+                self.shared = [shared, shared]
+                self.losses = (nn.MSELoss(), nn.L1Loss())
+                self.head = self.makers["linear"](n)
+
+            def forward(self, x):
+                for f in self.activations:
+                    x = f(x)
+                return self.shared[0](x) + self.losses[0](x, x) + self.makers["class"](x)
+        """,
+        # hidden on purpose, or looked after
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.teacher = [nn.Linear(8, 8)]
+                self.frozen = (nn.Linear(8, 8),)
+                self.unused = [nn.Linear(8, 8), nn.Linear(8, 8)]
+
+            def forward(self, x):
+                return self.teacher[0](x) + self.frozen[0](x) + len(self.unused)
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.nets = [nn.Linear(8, 8), nn.Linear(8, 8)]
+
+            def forward(self, x):
+                return self.nets[0](x)
+
+            def to(self, device):
+                self.nets = [net.to(device) for net in self.nets]
+                return super().to(device)
+        """,
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.nets = [nn.Linear(8, 8), nn.Linear(8, 8)]
+
+            def forward(self, x):
+                return self.nets[0](x)
+
+            def weights(self):
+                return [weight for net in self.nets for weight in net.parameters()]
+        """,
+        Case(
+            {
+                "network.py": """
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.nets = [nn.Linear(8, 8), nn.Linear(8, 8)]
+
+                    def forward(self, x):
+                        return self.nets[0](x)
+                """,
+                "train.py": """
+                from network import Policy
+                from torch.optim import Adam
+
+                policy = Policy()
+                adam = Adam([weight for net in policy.nets for weight in net.parameters()])
+                """,
+            }
+        ),
+        # handed to a network of the project, which may register it
+        """
+        from torch import nn
+
+        class Stack(nn.Module):
+            def __init__(self, layers):
+                super().__init__()
+                self.layers = nn.ModuleList(layers)
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                layers = [nn.Linear(8, 8), nn.Linear(8, 8)]
+                self.layers = layers
+                self.stack = Stack(layers)
+                self.late = None
+
+            def forward(self, x):
+                return self.layers[0](x)
+
+        class Mixin(nn.Module):
+            def forward(self, x):
+                return x
+        """,
+    )
+    INVALID = (
+        """
+        from torch import nn
+
+        class Head(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.out = nn.Linear(8, n)
+
+            def forward(self, x):
+                return self.out(x)
+
+        class Policy(nn.Module):
+            def __init__(self, dims):
+                super().__init__()
+                self.trunk = nn.Linear(8, 8)
+                self.heads = {name: Head(n) for name, n in dims.items()}  # <- ESP305
+                self.layers = []  # <- ESP305
+                for _ in range(3):
+                    self.layers.append(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
+                self.critics = {}  # <- ESP305
+                self.critics["first"] = nn.Linear(8, 1)
+                norms = []
+                for _ in range(2):
+                    norms.append(nn.LayerNorm(8))
+                self.norms = tuple(norms)  # <- ESP305
+
+            def features(self, x):
+                for layer, norm in zip(self.layers, self.norms):
+                    x = norm(layer(x))
+                return x
+
+            def act(self, x, mask=None):
+                x = self.features(self.trunk(x))
+                return {name: head(x).argmax(-1) for name, head in self.heads.items()}
+
+            def get_value(self, x):
+                return self.critics["first"](self.features(x))
+        """,
+        Case(
+            {
+                "base.py": """
+                from torch import nn
+
+                def make_head(n):
+                    return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, n))
+
+                class Base(nn.Module):
+                    def __init__(self, dims):
+                        super().__init__()
+                        self.build(dims)
+
+                    def build(self, dims):
+                        self.heads = [make_head(n) for n in dims]  # <- ESP305
+                """,
+                "network.py": """
+                import torch
+                from base import Base
+
+                class Policy(Base):
+                    def evaluate_actions(self, x, actions):
+                        return torch.cat([head(x) for head in self.heads])
+                """,
+            }
+        ),
+        Case(
+            """
+            import torch
+            import torch.nn as tnn
+            from torch.nn import Linear
+
+            class Policy(torch.nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.layers = [Linear(4, 8), torch.nn.Tanh(), Linear(8, 8)]  # <- ESP305
+                    self.heads = {"actor": Linear(8, n), "critic": Linear(8, 1)}  # <- ESP305
+                    self.odd = {0: Linear(8, n), 1: Linear(8, 1)}  # <- ESP305
+                    self.mixed = [Linear(8, n), torch.tanh]  # <- ESP305
+
+                def forward(self, x):
+                    for layer in self.layers:
+                        x = layer(x)
+                    return self.heads["actor"](x), self.heads["critic"](x), self.odd[0](x), self.mixed[0](x)
+            """,
+            fixed="""
+            import torch
+            import torch.nn as tnn
+            from torch.nn import Linear
+
+            class Policy(torch.nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.layers = torch.nn.ModuleList([Linear(4, 8), torch.nn.Tanh(), Linear(8, 8)])
+                    self.heads = torch.nn.ModuleDict({"actor": Linear(8, n), "critic": Linear(8, 1)})
+                    self.odd = {0: Linear(8, n), 1: Linear(8, 1)}
+                    self.mixed = [Linear(8, n), torch.tanh]
+
+                def forward(self, x):
+                    for layer in self.layers:
+                        x = layer(x)
+                    return self.heads["actor"](x), self.heads["critic"](x), self.odd[0](x), self.mixed[0](x)
+            """,
+        ),
+    )
+
+
+def _registering(container: PlainContainer) -> Repair | None:
+    """ModuleList or ModuleDict around the display, where all that it holds are modules."""
+    statement, module = container.event.node, container.event.module
+    value = statement.value if isinstance(statement, (cst.Assign, cst.AnnAssign)) else None
+    kind = ""
+    if isinstance(value, (cst.List, cst.ListComp)):
+        kind = "ModuleList"
+    elif isinstance(value, cst.Dict) and value.elements and all(_is_plain_key(each) for each in value.elements):
+        kind = "ModuleDict"
+    names = [name for name in (f"nn.{kind}", f"torch.nn.{kind}") if module.qualify(name) == f"torch.nn.{kind}"]
+    if value is None or not kind or not names or not container.only_modules:
+        return None
+    changes = (Insert(value, f"{names[0]}(", before=True), Insert(value, ")"))
+    return Repair(f"use `{names[0]}`", changes, _WHY)
+
+
+def _is_plain_key(element: cst.BaseDictElement) -> bool:
+    if not isinstance(element, cst.DictElement) or not isinstance(element.key, cst.SimpleString):
+        return False
+    return "." not in (literal_string(element.key) or ".")
