@@ -213,6 +213,8 @@ class Expressions(Assignments):
             for ones, factor in ((left, right), (right, left)):
                 if "ones" in ones.tags and factor.kind == "number" and constant_key(factor) is not None:
                     return ones.but(const=factor.const, tags=factor.tags & {"finfo_min"}, made=EMPTY)
+        if operator == "Subtract" and left.const in (1, 1.0) and "mask" in right.roles and right.dtype == "bool":
+            self.record("invert", node, target=right, name="1 -")
         bias = self.mask_arithmetic(operator, left, right)
         if bias is not None:
             return bias
@@ -346,6 +348,7 @@ class Expressions(Assignments):
                 )
             )
         if isinstance(operator, cst.BitInvert) and "mask" in value.roles:
+            self.record("invert", node, target=value)
             return value.but(tags=value.tags ^ {"negated"})
         if isinstance(operator, cst.Not):
             return Val("bool")

@@ -27,7 +27,7 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    (less the mean of its batch), store or unreachable.
+    (less the mean of its batch), invert (of a mask), store or unreachable.
     """
 
     kind: str

@@ -240,7 +240,7 @@ class Tensors(Scope):
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
             return self.clamped(value, args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
-            return value.but(tags=value.tags ^ {"negated"})
+            return value.but(tags=value.tags ^ {"negated"}, dtype="bool" if name == "logical_not" else value.dtype)
         if name in ("add", "sub", "mul", "div", "true_divide", "add_", "mul_"):
             operator = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "div": "Divide", "true_divide": "Divide"}[
                 name.rstrip("_")
