@@ -44,6 +44,10 @@ class Tensors(Scope):
             return UNKNOWN
         if "of_layer" in value.tags:
             return UNKNOWN
+        owner = node.func.value if isinstance(node.func, cst.Attribute) else None
+        if name.endswith("_") and isinstance(owner, cst.Name) and owner.value in self.env:
+            changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
+            self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS))
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
         if name in ("to", "type", "type_as"):
