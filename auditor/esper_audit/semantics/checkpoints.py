@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from esper_audit.semantics.tree import descendants, dotted, find
 from esper_audit.semantics.values import Val
 
 _WRITERS = frozenset({"torch.save", "pickle.dump", "safetensors.torch.save_file", "safetensors.torch.save"})
+_KEYS = re.compile(rb"state_dict")
+_KEYS_OR_COMPILE = re.compile(rb"state_dict|compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,18 @@ def compiled_checkpoints(net: NetworkClass) -> Iterator[CompiledCheckpoint]:
     A project that names `_orig_mod` anywhere knows of the prefix. Copies in memory between wrappers fit, and so does a
     wrapper that nothing makes optional and that loads what it has saved.
     """
-    if net.project.files_naming("_orig_mod") != () or not any(True for _ in net.compilers()):
+    keys = ("state_dict", "load_state_dict")
+    names = net.project.names
+    if net.project.files_naming("_orig_mod") != () or not any(
+        names(p, word) for p in net.caller_files for word in keys
+    ):
+        return
+    if not any(True for _ in net.compilers()):
         return
     sites: dict[cst.CSTNode, Event] = {}
     saves: dict[cst.CSTNode, Event] = {}
     loads: dict[cst.CSTNode, Event] = {}
-    for caller in net.callers("state_dict", "load_state_dict", "compile"):
+    for caller in net.callers_saying(_KEYS_OR_COMPILE):
         for event, _ in caller.frame.walk():
             if event.kind != "call":
                 continue

@@ -13,6 +13,8 @@ from esper_audit.semantics.values import UNKNOWN, Val
 
 _HOOK = re.compile(r"\.register_(forward|full_backward)(_pre)?_hook|\.register_full_backward_(pre_)?hook")
 _HOOKING = re.compile(r"torch\.nn\.utils\.(prune\.\w+|spectral_norm|weight_norm)")
+_CALLS = re.compile(rb"\.forward\s*\(")
+_CALLS_OR_HOOKS = re.compile(rb"\.forward\s*\(|_hook\b|nn\.utils|\.compile\s*\(")
 
 
 def direct_forward_calls(net: NetworkClass) -> tuple[list[Event], str]:
@@ -24,7 +26,9 @@ def direct_forward_calls(net: NetworkClass) -> tuple[list[Event], str]:
     reason = ""
     if "__call__" in net.model.methods:
         return [], ""
-    for caller in net.callers("forward"):
+    if not any(net.project.says(path, _CALLS) for path in net.caller_files):
+        return [], ""
+    for caller in net.callers_saying(_CALLS_OR_HOOKS):
         for event, _ in caller.frame.walk():
             if event.kind != "call":
                 continue

@@ -33,7 +33,7 @@ _COLLECTIONS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
 # Events that cannot occur where none of these texts does.
 _MASKS = (b"mask", b"avail", b"legal", b"valid")
-_NEEDS = {"mask": _MASKS, "mask_product": _MASKS, "dist": (b"distributions",)}
+_NEEDS = {"mask": _MASKS, "mask_product": _MASKS, "invert": _MASKS, "dist": (b"distributions",)}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
 _SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
 _RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")
@@ -374,6 +374,12 @@ class NetworkClass:
         for path in self.caller_files:
             if not words or any(self.project.names(path, word) for word in words):
                 yield from self._callers_in(path, None)
+
+    def callers_saying(self, pattern: re.Pattern[bytes]) -> Iterator[Caller]:
+        """The callers in files that match a pattern; of these, the classes and functions whose text does."""
+        for path in self.caller_files:
+            if self.project.says(path, pattern):
+                yield from self._callers_in(path, pattern)
 
     def compilers(self) -> Iterator[Caller]:
         """The callers in files that compile something; of these, the classes and functions that do."""

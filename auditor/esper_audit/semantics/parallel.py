@@ -27,10 +27,11 @@ def unreduced_calls(net: NetworkClass) -> Iterator[Event]:
     actions, values or logits. The reducer is armed by the forward of the wrapper alone; a run that goes through that,
     too, and files that reduce gradients by hand are left out.
     """
-    if not net.project.files_naming("DistributedDataParallel"):
-        return
+    wrapping = set(net.project.files_naming("DistributedDataParallel") or ())
+    if not wrapping or all(wrapping.isdisjoint(net.project.reach(path)) for path in net.caller_files):
+        return  # nobody who calls the network can have it behind a wrapper, and running them is dear
     found: dict[cst.CSTNode, Event] = {}
-    for caller in net.callers():
+    for caller in net.callers("backward", "manual_backward"):
         for event in _inside(net, caller.frame):
             if event.node not in found and not any(
                 _reduces_by_hand(net, path) for path in (event.module.path, caller.module.path)

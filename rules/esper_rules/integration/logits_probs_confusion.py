@@ -156,6 +156,11 @@ class LogitsProbsConfusion(Rule):
             def step(self, x):
                 return Normal(self.actor(x), 1.0).sample(), RelaxedOneHotCategorical(0.5, self.actor(x)).sample()
 
+            def pi(self, x):
+                x = self.actor(x)
+                x.exp_()
+                return Categorical(x).sample()
+
             def choose(self, x, kind):
                 return Categorical(**{kind: self.actor(x)}).sample()
 

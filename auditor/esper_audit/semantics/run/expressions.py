@@ -234,6 +234,8 @@ class Expressions(Assignments):
 
     def arithmetic(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val:
         """What an operator makes of tensors and numbers."""
+        if operator == "Subtract" and left.const in (1, 1.0) and "mask" in right.roles and right.dtype == "bool":
+            self.record("invert", node, target=right, name="1 -")
         bias = self.mask_arithmetic(operator, left, right)
         if bias is not None:
             return bias
@@ -397,6 +399,7 @@ class Expressions(Assignments):
                 )
             )
         if isinstance(operator, cst.BitInvert) and "mask" in value.roles:
+            self.record("invert", node, target=value)
             return value.but(tags=value.tags ^ {"negated"})
         if isinstance(operator, cst.Not):
             return Val("bool")

@@ -49,6 +49,10 @@ class Tensors(Scope):
             return UNKNOWN
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
+        owner = node.func.value if isinstance(node.func, cst.Attribute) else None
+        if name.endswith("_") and isinstance(owner, cst.Name) and owner.value in self.env:
+            changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
+            self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS))
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
         if name in ("to", "type", "type_as"):
@@ -266,7 +270,7 @@ class Tensors(Scope):
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
             return self.clamped(stepped(value, "clamp", node, self.function), args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
-            return value.but(tags=value.tags ^ {"negated"})
+            return value.but(tags=value.tags ^ {"negated"}, dtype="bool" if name == "logical_not" else value.dtype)
         if name in ("add", "sub", "mul", "div", "true_divide", "add_", "mul_"):
             operator = {"add": "Add", "sub": "Subtract", "mul": "Multiply", "div": "Divide", "true_divide": "Divide"}[
                 name.rstrip("_")
