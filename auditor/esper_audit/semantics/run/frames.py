@@ -27,7 +27,6 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
     (less the mean of its batch), invert, store, kept, meet or unreachable.
     """
 
