@@ -194,7 +194,11 @@ class TorchCalls(Containers):
                 if short != "stack"
                 else None
             )
-            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=parts.tags - {"optional"}))
+            tags = parts.tags - {"optional"}
+            if short == "stack" and "part" in tags and all(key is not None for key, _ in first.items or ()):
+                axis = (args[1] if len(args) > 1 else kwargs.get("dim", constant(0))).const
+                tags = tags - {"part"} | {f"parts:{axis}"}
+            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags))
         if name.startswith(("torch.nn.functional.", "torch.special.")) or name.count(".") == 1:
             return self.touched(self.tensor_method(node, first, short, args[1:], kwargs))
         return UNKNOWN
@@ -236,6 +240,9 @@ class TorchCalls(Containers):
         logits = owner.item("logits") or UNKNOWN
         rank = logits.rank - 1 if logits.rank else None
         tags = self.contexts & GRADIENT_FREE
+        if name == "log_prob":
+            # One of a Gaussian is still to be summed over the action's parts, on the last axis.
+            tags = tags | {"parts:-1" if owner.ref in facts.ELEMENTWISE_DISTRIBUTIONS else "part"}
         role = {
             "log_prob": "log_prob",
             "entropy": "entropy",
