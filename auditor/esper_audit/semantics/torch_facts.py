@@ -94,6 +94,11 @@ FINITE_DISTRIBUTIONS = frozenset(
     )
     for path in ("", "categorical.", "one_hot_categorical.", "relaxed_categorical.", "multinomial.")
 )
+ELEMENTWISE_DISTRIBUTIONS = frozenset(
+    f"torch.distributions.{path}{name}"
+    for name in ("Normal", "Beta", "Bernoulli", "Laplace")
+    for path in ("", f"{name.lower()}.")
+)
 NO_GRAD = {"torch.no_grad": "no_grad", "torch.inference_mode": "inference_mode", "torch.set_grad_enabled": "no_grad"}
 AUTOCAST = frozenset({"torch.autocast", "torch.amp.autocast", "torch.cuda.amp.autocast", "torch.cpu.amp.autocast"})
 COMPILER_DISABLED = frozenset(

@@ -218,6 +218,9 @@ class TorchCalls(Containers):
                 else None
             )
             tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
+            if short == "stack" and "part" in tags and all(key is not None for key, _ in first.items or ()):
+                axis = (args[1] if len(args) > 1 else kwargs.get("dim", constant(0))).const
+                tags = tags - {"part"} | {f"parts:{axis}"}
             home = parts.home if all(each.home for each in first.elements()) else EMPTY
             self.meet(node, *first.elements())
             return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
@@ -266,6 +269,9 @@ class TorchCalls(Containers):
         logits = owner.item("logits") or UNKNOWN
         rank = logits.rank - 1 if logits.rank else None
         tags = self.contexts & GRADIENT_FREE
+        if name == "log_prob":
+            # One of a Gaussian is still to be summed over the action's parts, on the last axis.
+            tags = tags | {"parts:-1" if owner.ref in facts.ELEMENTWISE_DISTRIBUTIONS else "part"}
         role = {
             "log_prob": "log_prob",
             "entropy": "entropy",

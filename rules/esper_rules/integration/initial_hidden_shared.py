@@ -1,0 +1,291 @@
+"""ESP516: both parts of a fresh hidden state are the same tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import libcst as cst
+
+from esper_audit.rulekit import (
+    INITIAL_STATE,
+    Case,
+    Category,
+    Confidence,
+    Frame,
+    Function,
+    Hit,
+    ModuleModel,
+    NetworkClass,
+    Repair,
+    Replace,
+    Rule,
+    Severity,
+    find,
+)
+
+
+class InitialHiddenShared(Rule):
+    """
+    ## What it does
+    Reports a method that makes the initial hidden state and returns one tensor twice: `(z, z)`, `[z] * 2`, or two names
+    for it.
+
+    ## Why it matters
+    h and c share their memory. The core only reads them, so that all is well until somebody writes: clearing the
+    environments that are done (`h[:, done] = 0`), carrying h over into a buffer by `copy_`, filling h with a learnt
+    start. What was meant for one lands in both, and no error says so.
+
+    ## Example
+    ```python
+    import torch
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim):
+            super().__init__()
+            self.core = nn.LSTM(obs_dim, 64)
+
+        def get_initial_hidden(self, batch_size):
+            zeros = torch.zeros(1, batch_size, 64)
+            return zeros, zeros
+    ```
+
+    ## Use instead
+    ```python
+    import torch
+    from torch import nn
+
+    class Policy(nn.Module):
+        def __init__(self, obs_dim):
+            super().__init__()
+            self.core = nn.LSTM(obs_dim, 64)
+
+        def get_initial_hidden(self, batch_size):
+            zeros = torch.zeros(1, batch_size, 64)
+            return zeros, zeros.clone()
+    ```
+
+    ## Fix
+    Safe: `.clone()` behind the second of two equal names in one tuple or list.
+
+    ## Evidence
+    On torch 2.13.0, after `h, c = (z, z)` and `h[:, 0] = 1`, `c[:, 0]` is 1, too. The probe of the same claim finds it
+    by the addresses of the parts. No public report is known to us.
+
+    ## References
+    - https://docs.pytorch.org/docs/stable/tensor_view.html
+    """
+
+    code = "ESP516"
+    name = "initial-hidden-shared"
+    summary = "the parts of a fresh hidden state are the same tensor"
+    category = Category.INTEGRATION
+    severity = Severity.HIGH
+    confidence = Confidence.HIGH
+    probe = "initial-hidden-alias"
+    fixable = "safe"
+    help = "make each part anew, or clone the second"
+
+    def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
+        """Returned pairs, written out, whose parts are one fresh tensor."""
+        for frame in net.frames(INITIAL_STATE):
+            if not any(part.made for part in frame.result.flat()):
+                continue
+            for node in _returned(frame.function):
+                yield from self._pairs(frame, node)
+
+    def _pairs(self, frame: Frame, node: cst.BaseExpression) -> Iterator[Hit]:
+        function = frame.function
+        says = f"`{function.name}` returns one tensor twice: what is written to one part lands in the other"
+        if isinstance(node, cst.BinaryOperation) and _repeats(node):
+            yield Hit(node, says, module=function.module, symbol=function.qualified)
+        names = [each.value for each in node.elements] if isinstance(node, (cst.Tuple, cst.List)) else []
+        seen: set[str] = set()
+        for name in names:
+            if not isinstance(name, cst.Name):
+                continue
+            if name.value != "None" and _source(function, name.value) in seen:
+                repair = Repair("clone the second part", (Replace(name, f"{name.value}.clone()"),))
+                yield Hit(name, says, module=function.module, symbol=function.qualified, repair=repair)
+            seen.add(_source(function, name.value))
+
+    VALID = (
+        # made anew, by a helper, in a comprehension, by clone
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.core = nn.LSTM(n, 8)
+
+            def _zeros(self, batch):
+                return torch.zeros(1, batch, 8)
+
+            def init_hidden(self, batch):
+                return self._zeros(batch), self._zeros(batch)
+
+            def initial_state(self, batch):
+                return [torch.zeros(1, batch, 8) for _ in range(2)]
+
+            def get_initial_state(self, batch):
+                h = self._zeros(batch)
+                c = h.clone()
+                return h, c
+
+            def zero_state(self, batch):
+                state: tuple = (torch.zeros(1, batch, 8), torch.zeros(1, batch, 8))
+                return state
+
+            def begin_state(self, batch):
+                h = self._zeros(batch)
+                c = h
+                c = torch.zeros(1, batch, 8)
+                return (h, c), None, None
+
+            def start_state(self, batch):
+                h = self._zeros(batch)
+                c = h
+                c += 0
+                return (h.clone(), c)
+        """,
+        # numbers and shapes are no tensors; one state is no pair
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.core = nn.GRU(n, 8)
+
+            def init_hidden(self, n):
+                return n, n
+
+            def initial_state(self, n):
+                zeros = torch.zeros(1, n, 8)
+                return zeros * 2
+
+            def zero_state(self, n):
+                return [torch.zeros(1, n, 8)] * 1
+
+            def init_state(self, n):
+                if n == 0:
+                    return
+                return [torch.zeros(1, n, 8)] + [torch.zeros(1, n, 8)]
+        """,
+    )
+    INVALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.core = nn.LSTM(n, 8)
+
+            def init_hidden(self, batch):
+                return [torch.zeros(1, batch, 8)] * 2  # <- ESP516
+
+            def initial_state(self, batch):
+                hidden = (torch.zeros(1, batch, 8),) * 2  # <- ESP516
+                return hidden
+
+            def get_initial_state(self, batch):
+                zeros = next(self.parameters()).new_zeros(1, batch, 8)
+                h = torch.zeros(1, batch, 8)
+                c = h
+                return (h, c)  # <- ESP516
+        """,
+        Case(
+            {
+                "base.py": """
+                import torch
+                from torch import nn
+
+                class Recurrent(nn.Module):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.core = nn.LSTM(n, 8)
+
+                    def get_initial_hidden(self, batch, device):
+                        zeros = torch.zeros(1, batch, 8, device=device)
+                        state = (zeros, zeros)  # <- ESP516
+                        return state
+                """,
+                "network.py": """
+                from base import Recurrent
+
+                class Policy(Recurrent):
+                    pass
+                """,
+            }
+        ),
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.core = nn.LSTMCell(n, 8)
+
+                def init_hidden(self, batch):
+                    z = torch.zeros(batch, 8)
+                    return [z, z]  # <- ESP516
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.core = nn.LSTMCell(n, 8)
+
+                def init_hidden(self, batch):
+                    z = torch.zeros(batch, 8)
+                    return [z, z.clone()]  # <- ESP516
+            """,
+        ),
+    )
+
+
+def _returned(function: Function) -> Iterator[cst.BaseExpression]:
+    """What a method returns, a name for it replaced by what it was given."""
+    for node in find(function.node.body, cst.Return):
+        value = node.value
+        if isinstance(value, cst.Name):
+            value = _given(function, value.value)
+        if value is not None:
+            yield value
+
+
+def _given(function: Function, name: str) -> cst.BaseExpression | None:
+    """What a name was given, if that happens once and plainly."""
+    stores = [
+        node
+        for node in find(function.node.body, cst.Assign)
+        if any(isinstance(target.target, cst.Name) and target.target.value == name for target in node.targets)
+    ]
+    body = function.node.body
+    others: tuple[cst.AnnAssign | cst.AugAssign | cst.NamedExpr, ...]
+    others = (*find(body, cst.AnnAssign), *find(body, cst.AugAssign), *find(body, cst.NamedExpr))
+    bound = any(isinstance(node.target, cst.Name) and node.target.value == name for node in others)
+    return stores[0].value if len(stores) == 1 and not bound else None
+
+
+def _source(function: Function, name: str) -> str:
+    """The name that a name was given, if any: `c = h`."""
+    given = _given(function, name)
+    return given.value if isinstance(given, cst.Name) else name
+
+
+def _repeats(node: cst.BinaryOperation) -> bool:
+    """`[z] * 2`: a display of one tensor, repeated."""
+    display, count = node.left, node.right
+    one = isinstance(display, (cst.Tuple, cst.List)) and len(display.elements) == 1
+    return one and isinstance(node.operator, cst.Multiply) and isinstance(count, cst.Integer) and count.value != "1"
