@@ -20,7 +20,7 @@ from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
-from esper_audit.semantics.values import Made, MaskMark, Val
+from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Val
 
 __all__ = [
     "ACT",
@@ -29,6 +29,7 @@ __all__ = [
     "HOT_ROLES",
     "INITIAL_STATE",
     "OTHER",
+    "UNKNOWN",
     "VALUE_METHOD",
     "Case",
     "Category",

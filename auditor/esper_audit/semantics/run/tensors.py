@@ -25,6 +25,9 @@ _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties g
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
 CARRIED = frozenset({"neg_inf", "outside", "on_cpu"})  # what an operation hands on from its inputs
 
+RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as training likes
+EXP_RAW = frozenset({"exp_raw_output", "exp_raw_parameter"})
+
 
 class Tensors(Scope):
     """What methods and functions of tensors give: ranks, roles, masking."""
@@ -236,7 +239,8 @@ class Tensors(Scope):
             )
             return tensor(value.rank, dtype=value.dtype, tags=tags)
         if name == "exp":
-            return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
+            raw = {f"exp_{tag}" for tag in RAW & value.tags} | (value.tags & {"bounded"})
+            return tensor(value.rank, tags=keep | raw | ({"p"} if "logp" in value.tags else EMPTY))
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
             return self.clamped(value, args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
@@ -269,7 +273,10 @@ class Tensors(Scope):
         if name in facts.SAME:
             changed = name not in facts.KEEPS_IDENTITY
             return value.but(
-                made=EMPTY if changed else value.made, ref=None, kind="tensor" if value.kind == "tensor" else "unknown"
+                tags=value.tags - RAW - EXP_RAW if changed else value.tags,
+                made=EMPTY if changed else value.made,
+                ref=None,
+                kind="tensor" if value.kind == "tensor" else "unknown",
             )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
             part = value.but(
@@ -295,7 +302,7 @@ class Tensors(Scope):
         if "mask" in value.roles and bound is not None and bound > 0:
             value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
-        tags = tags - {"tiny_clamp"}
+        tags = tags - {"tiny_clamp"} - RAW - EXP_RAW | {"bounded"}  # also where another branch does not clamp
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))
