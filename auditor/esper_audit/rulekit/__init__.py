@@ -36,7 +36,7 @@ from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, O
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
-from esper_audit.semantics.values import Made, MaskMark, Step, Val
+from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
@@ -45,6 +45,7 @@ __all__ = [
     "HOT_ROLES",
     "INITIAL_STATE",
     "OTHER",
+    "UNKNOWN",
     "VALUE_METHOD",
     "Case",
     "Category",

@@ -30,6 +30,9 @@ _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
 CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu"})  # what an operation hands on
 THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
 
+RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as training likes
+EXP_RAW = frozenset({"exp_raw_output", "exp_raw_parameter"})
+
 
 class Tensors(Scope):
     """What methods and functions of tensors give: ranks, roles, masking."""
@@ -266,7 +269,8 @@ class Tensors(Scope):
             )
             return tensor(value.rank, dtype=value.dtype, tags=tags)
         if name == "exp":
-            return tensor(value.rank, tags=keep | ({"p"} if "logp" in value.tags else EMPTY))
+            raw = {f"exp_{tag}" for tag in RAW & value.tags} | (value.tags & {"bounded"})
+            return tensor(value.rank, tags=keep | raw | ({"p"} if "logp" in value.tags else EMPTY))
         if name in ("clamp", "clip", "clamp_min", "clamp_"):
             return self.clamped(stepped(value, "clamp", node, self.function), args, kwargs)
         if name in ("logical_not", "bitwise_not") and "mask" in value.roles:
@@ -297,15 +301,18 @@ class Tensors(Scope):
         if name == "nan_to_num":
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
-            certain = CERTAIN - THROUGH_LAYERS
             changed = name not in facts.KEEPS_IDENTITY
             if changed:
                 value = stepped(value, name.rstrip("_"), node, self.function)
+                lost = (CERTAIN - THROUGH_LAYERS) | RAW | EXP_RAW
+                value = value.but(tags=value.tags - lost | ({"squashed"} if name == "sigmoid" else EMPTY))
             return value.but(
                 made=EMPTY if changed else value.made,
                 ref=None,
                 kind="tensor" if value.kind == "tensor" else "unknown",
-                tags=value.tags - certain | ({"squashed"} if name == "sigmoid" else EMPTY) if changed else value.tags,
+                tags=value.tags - certain - RAW - EXP_RAW | ({"squashed"} if name == "sigmoid" else EMPTY)
+                if changed
+                else value.tags,
             )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
             part = value.but(
@@ -331,7 +338,9 @@ class Tensors(Scope):
         if "mask" in value.roles and bound is not None and bound > 0:
             value = value.but(roles=value.roles - {"mask"})  # its log is finite: no mask any more
         tags = value.tags - {"neg_inf"} if bound is not None or "finfo_min" in low.tags else value.tags
-        tags = tags - {"tiny_clamp", "affine"} | ({"above_zero"} if bound is not None and bound > 0 else EMPTY)
+        # `bounded` also where another branch does not clamp
+        tags = tags - {"tiny_clamp", "affine"} - RAW - EXP_RAW | {"bounded"}
+        tags = tags | ({"above_zero"} if bound is not None and bound > 0 else EMPTY)
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))

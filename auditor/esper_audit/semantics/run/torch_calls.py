@@ -202,7 +202,9 @@ class TorchCalls(Containers):
         if name == "torch.autograd.Variable":
             return first
         if name.startswith("torch.nn.Parameter") or name == "torch.nn.parameter.Parameter":
-            return first.but(made=EMPTY, home=EMPTY, kind="tensor", tags=first.tags | {"parameter"})
+            fixed = kwargs.get("requires_grad", UNKNOWN).const is False
+            tags = first.tags | ({"parameter"} if fixed else {"parameter", "raw_parameter"})
+            return first.but(made=EMPTY, home=EMPTY, kind="tensor", tags=tags)
         if name == "torch.where":
             self.meet(node, *args)
             value = self.touched(self.where(node, args))
@@ -336,7 +338,9 @@ class TorchCalls(Containers):
             keeps = _KEEPS_RANK.issuperset(names)
         if short in ("Softmax", "LogSoftmax"):
             return self.tensor_method(node, first, "softmax" if short == "Softmax" else "log_softmax", (), kwargs)
-        return tensor(first.rank if keeps else None, tags=_certainly(layer), steps=_left_layer(layer))
+        last = names[-1] if short == "Sequential" and layer.items else short
+        raw = frozenset({"raw_output"}) if last in ("Linear", "LazyLinear") else EMPTY
+        return tensor(first.rank if keeps else None, tags=_certainly(layer) | raw, steps=_left_layer(layer))
 
 
 def _habits(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozenset[str]:
