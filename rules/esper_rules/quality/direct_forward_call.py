@@ -81,7 +81,7 @@ class DirectForwardCall(Rule):
     On torch 2.13.0, a forward hook ran 0 times for `net.forward(x)` and once for `net(x)`; `spectral_norm` left the
     weight as it was; after `net.compile()` the first compiled 0 graphs. The wrappers are no part of this:
     `torch.compile(net).forward(x)` is compiled, and `DistributedDataParallel(net).forward(x)` averages gradients.
-    Report: pytorch/pytorch#141616.
+    Reported in pytorch/pytorch#141616 (not read here).
 
     ## References
     - https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.forward

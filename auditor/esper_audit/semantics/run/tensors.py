@@ -310,9 +310,6 @@ class Tensors(Scope):
                 made=EMPTY if changed else value.made,
                 ref=None,
                 kind="tensor" if value.kind == "tensor" else "unknown",
-                tags=value.tags - certain - RAW - EXP_RAW | ({"squashed"} if name == "sigmoid" else EMPTY)
-                if changed
-                else value.tags,
             )
         if name in ("split", "chunk", "unbind", "tensor_split", "split_with_sizes"):
             part = value.but(
