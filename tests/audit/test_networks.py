@@ -38,6 +38,7 @@ FAULTS: list[Place] = [
     ("network.py", 110, "ESP602"),
     ("network.py", 115, "ESP201"),
     ("network.py", 116, "ESP201"),
+    ("network.py", 144, "ESP105"),
     ("network.py", 188, "ESP501"),
     ("network.py", 197, "ESP301"),
     ("network.py", 206, "ESP102"),

@@ -86,7 +86,7 @@ class BareSqueeze(Rule):
     name = "bare-squeeze"
     summary = "an output is squeezed without a dimension"
     category = Category.INTEGRATION
-    severity = Severity.MEDIUM
+    severity = Severity.LOW
     confidence = Confidence.HIGH
     probe = "output-shape"
     fixable = "unsafe"
