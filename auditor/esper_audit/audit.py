@@ -270,8 +270,8 @@ class Auditor:
             try:
                 hits += [(rule, hit) for hit in rule.check_network(net, module)]
                 praises += [(rule, praise) for praise in rule.praise(net, module)]
-            except RecursionError:
-                raise
+            except (RecursionError, SourceError):
+                raise  # the file is at fault and no rule: libcst refuses a statement that Python takes
             except Exception as error:  # noqa: BLE001  # whatever a rule raises, the run goes on
                 errors.append(f"rule {rule.code} crashed on {net.name}: {type(error).__name__}: {error}")
         return hits, praises, errors

@@ -187,6 +187,7 @@ ODD_SOURCES: dict[str, dict[str, str | bytes]] = {
     "a number of ten thousand digits": {"a.py": network(mask="-" + "9" * 10_000)},
     "a call on a number without end": {"a.py": f"X = f[0x{'f' * 5000}](len)\n" + network("X(obs)", mask="X")},
     "arithmetic without end": {"a.py": network("9 ** 9 ** 9 ** 9; 1 << 10 ** 10; 'a' * 10 ** 10; [0] * 10 ** 10")},
+    "a statement that libcst refuses, although Python takes it": {"a.py": network(before="(pars): int = 1\n")},
     "an empty class in an empty class": {
         "a.py": "import torch\n" + "".join(" " * i + f"class C{i}:\n" for i in range(90))
     },

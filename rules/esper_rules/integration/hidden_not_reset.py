@@ -87,8 +87,8 @@ class HiddenNotReset(Rule):
     On torch 2.13.0, a fresh LSTM of 64 units with orthogonal recurrence and a head for four actions, 16 steps with an
     episode start at the ninth, weights unchanged: before the start the ratio is 1 exactly; at the start it is off by up
     to 0.05 when nothing is cleared, by up to 0.04 when only h is; seven steps later still by 0.001. That is before any
-    training, with a head whose logits are small. thu-ml/tianshou#486 reports a trainer that did not use the signal;
-    in ikostrikov/pytorch-a2c-ppo-acktr-gail#206 the user's own policy class lacked the reset that the original has.
+    training, with a head whose logits are small. In ikostrikov/pytorch-a2c-ppo-acktr-gail#206 the user's own policy
+    class lacked the reset that the original has.
 
     ## References
     - Huang et al., The 37 Implementation Details of Proximal Policy Optimization, ICLR blog track 2022
