@@ -17,6 +17,7 @@ from esper_audit.semantics.tree import dotted, find
 from esper_audit.semantics.values import Val
 
 _KINDS = ("list", "tuple", "dict")
+_SIZES = ("number", "str", "bool", "none")
 _REGISTER = frozenset({"add_module", "register_module", "setattr", "__setattr__"})
 _TAKES_OVER = frozenset({"parameters", "named_parameters", "_apply", "to", "cuda"})
 _LOOKS = frozenset(
@@ -102,14 +103,30 @@ def _is_stateful(net: NetworkClass, part: Val) -> bool:
 def _registered(net: NetworkClass, init: Frame) -> set[object]:
     """What torch hears of: modules that are attributes, alone or inside a module of torch or of the project."""
     found: set[object] = set()
-    for value in net.flow.attributes.values():
-        if value.kind in ("layer", "instance"):
+    fresh = _made_by_helpers(net, init)
+    for name, value in net.flow.attributes.items():
+        if value.kind in ("layer", "instance") and name not in fresh:
             found |= _identities(value)
     for event, _ in init.walk():
         if event.kind == "call" and event.value.kind == "instance" and "network" in event.value.tags:
             for value in (*event.args, *event.kwargs.values()):
                 found |= _identities(value)
     return found - {None}
+
+
+def _made_by_helpers(net: NetworkClass, init: Frame) -> set[str]:
+    """The attributes that hold what a call made of sizes alone: no module of a container can have gone into that.
+
+    Two calls of one helper make two layers, although one line in it stands for both.
+    """
+    of_sizes = {
+        event.node
+        for event, _ in init.walk()
+        if event.kind == "call" and all(value.kind in _SIZES for value in (*event.args, *event.kwargs.values()))
+    }
+    stores = [event for event, _ in init.walk() if event.kind == "store" and event.target.ref is net.flow]
+    others = {event.name for event in stores if getattr(event.node, "value", None) not in of_sizes}
+    return {event.name for event in stores} - others
 
 
 def _identity(value: Val) -> object:
@@ -156,7 +173,9 @@ def _is_looked_after(net: NetworkClass, name: str) -> bool:
         reads = set(_reads(function, name))
         for call in find(function.node, cst.Call):
             called = call.func.attr.value if isinstance(call.func, cst.Attribute) else dotted(call.func)
-            if called in _REGISTER or (reads and called in _TAKES_OVER):
+            owner = dotted(call.func.value) if isinstance(call.func, cst.Attribute) else ""
+            of_another = owner.startswith("self.") and owner != f"self.{name}"
+            if called in _REGISTER or (reads and called in _TAKES_OVER and not of_another):
                 return True
             handed = not reads.isdisjoint(node for arg in call.args for node in find(arg, cst.Attribute))
             if handed and called not in _LOOKS and id(function.node) not in hot:

@@ -280,6 +280,21 @@ class SubmoduleInPlainContainer(Rule):
         """
         from torch import nn
 
+        def make_head(size, actions):
+            return nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, actions))
+
+        class Policy(nn.Module):
+            def __init__(self, head_sizes, hidden_dim: int = 8):
+                super().__init__()
+                self.heads = {name: make_head(hidden_dim, size) for name, size in head_sizes.items()}  # <- ESP305
+                self.value_head = make_head(hidden_dim, 1)
+
+            def forward(self, core):
+                return {name: head(core) for name, head in self.heads.items()}, self.value_head(core)
+        """,
+        """
+        from torch import nn
+
         class Head(nn.Module):
             def __init__(self, n):
                 super().__init__()

@@ -66,7 +66,8 @@ class InitialHiddenShared(Rule):
     ```
 
     ## Fix
-    Safe: `.clone()` behind the second of two equal names in one tuple or list.
+    Unsafe: `.clone()` behind the second of two equal names in one tuple or list. What is written to one part in place
+    reaches the other no more, which is the point.
 
     ## Evidence
     On torch 2.13.0, after `h, c = (z, z)` and `h[:, 0] = 1`, `c[:, 0]` is 1, too. The probe of the same claim finds it
@@ -83,13 +84,13 @@ class InitialHiddenShared(Rule):
     severity = Severity.HIGH
     confidence = Confidence.HIGH
     probe = "initial-hidden-alias"
-    fixable = "safe"
+    fixable = "unsafe"
     help = "make each part anew, or clone the second"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Returned pairs, written out, whose parts are one fresh tensor."""
         for frame in net.frames(INITIAL_STATE):
-            if not any(part.made for part in frame.result.flat()):
+            if not any(part.made or part.kind == "tensor" for part in frame.result.flat()):
                 continue
             for node in _returned(frame.function):
                 yield from self._pairs(frame, node)
@@ -105,7 +106,8 @@ class InitialHiddenShared(Rule):
             if not isinstance(name, cst.Name):
                 continue
             if name.value != "None" and _source(function, name.value) in seen:
-                repair = Repair("clone the second part", (Replace(name, f"{name.value}.clone()"),))
+                why = "what is written to one part in place reaches the other no more"
+                repair = Repair("clone the second part", (Replace(name, f"{name.value}.clone()"),), why=why)
                 yield Hit(name, says, module=function.module, symbol=function.qualified, repair=repair)
             seen.add(_source(function, name.value))
 
@@ -177,6 +179,19 @@ class InitialHiddenShared(Rule):
         """,
     )
     INVALID = (
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8)
+
+            def initial_hidden(self, batch: int):
+                weight = next(self.parameters())
+                zeros = weight.new_zeros((1, batch, 8))
+                return zeros, zeros  # <- ESP516
+        """,
         """
         import torch
         from torch import nn
