@@ -500,9 +500,11 @@ class _Run:
         at_hand = self.plan.probes or self.overlay or any(target.stdin for target, _ in waiting)
         if asked == 1 or at_hand or self.make_auditor is not make_auditor:
             return
+        size = sum(len(source.data) for _, source in waiting)
+        if asked is None and size < 2 * _WORTH_A_PROCESS:
+            return
         from esper_audit.workers import portions, processors, spread
 
-        size = sum(len(source.data) for _, source in waiting)
         jobs = min(len(waiting), asked or min(processors(), size // _WORTH_A_PROCESS))
         if jobs < 2:
             return
