@@ -493,22 +493,25 @@ def try_out(fault: Fault) -> Row:
     )
 
 
+def plant(fault: Fault, root: Path) -> Path:
+    """Make `root` a project that holds a copy of the reference with the fault in it; the folder of the copy."""
+    package = root / REFERENCE.name
+    shutil.copytree(REFERENCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "pyproject.toml").touch()
+    for file, old, new in fault.edits:
+        text = (package / file).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            sys.exit(f"{fault.operator}, {fault.spelling}: expected once in {file}, found {text.count(old)}: {old!r}")
+        (package / file).write_text(text.replace(old, new), encoding="utf-8")
+    return package
+
+
 @contextmanager
 def planted_copy(fault: Fault) -> Iterator[Order]:
     """What a worker is to build: a copy of the reference with a fault in it."""
     with tempfile.TemporaryDirectory(prefix="esper-matrix-") as folder:
         root = Path(folder)
-        (root / "pyproject.toml").touch()
-        package = root / REFERENCE.name
-        shutil.copytree(REFERENCE, package, ignore=shutil.ignore_patterns("__pycache__"))
-        for file, old, new in fault.edits:
-            text = (package / file).read_text(encoding="utf-8")
-            if text.count(old) != 1:
-                sys.exit(
-                    f"{fault.operator}, {fault.spelling}: expected once in {file}, found {text.count(old)}: {old!r}"
-                )
-            (package / file).write_text(text.replace(old, new), encoding="utf-8")
-        path = package / "network.py"
+        path = plant(fault, root) / "network.py"
         reader = Interpreter(Models(Project(root)))
         module = reader.models.parse_named(path)
         yield order_for(NetworkClass(module.classes[CLASS], reader))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from matrix import HERE, REFERENCE, Fault, planted
+from matrix import HERE, REFERENCE, Fault, plant, planted
 
 from esper_audit.probes.contract import COMPILE
 
@@ -39,20 +38,6 @@ COMMANDS = {
     "vulture": ["--min-confidence", "0"],
 }
 LINE = re.compile(r"(?:\S*/)?(?P<copy>\d{3})/esper_reference/(?P<file>\w+\.py):(?:\d+:){1,2} ?(?P<words>.*)")
-
-
-def plant(faults: Sequence[Fault], tree: Path) -> None:
-    """Write one project for each fault."""
-    for number, fault in enumerate(faults):
-        folder = tree / f"{number:03}"
-        shutil.copytree(REFERENCE, folder / REFERENCE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "pyproject.toml").touch()
-        for file, old, new in fault.edits:
-            path = folder / REFERENCE.name / file
-            text = path.read_text(encoding="utf-8")
-            if text.count(old) != 1:
-                sys.exit(f"{fault.operator}, {fault.spelling}: expected once in {file}: {old!r}")
-            path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def by_rules(tree: Path, severity: str) -> Said:
@@ -145,7 +130,8 @@ def main() -> None:
     ]
     faults = [healthy, *(fault for fault in wanted if fault.number or fault.group != COMPILE)]
     with tempfile.TemporaryDirectory(prefix="esper-recall-") as name:
-        plant(faults, Path(name))
+        for number, fault in enumerate(faults):
+            plant(fault, Path(name, f"{number:03}"))
         tools = {"esper-audit": by_rules(Path(name), "info"), MEDIUM: by_rules(Path(name), "medium")}
         for peer in options.peer:
             tool, _, binary = peer.partition("=")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 NETWORK = """\
 import torch
@@ -33,3 +34,18 @@ def environment(**extra: str) -> dict[str, str]:
     }
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path if entry)
     return {**kept, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "TERM": "xterm", "COLUMNS": "100", **extra}
+
+
+def started(*words: str, cwd: Path) -> subprocess.Popen[bytes]:
+    """The tool in a process that hears interrupts.
+
+    A suite that was started with `nohup`, or in the background of a shell, passes on that they are ignored.
+    """
+    wake = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{wake}; runpy.run_module('esper_audit', run_name='__main__')", *words],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,20 +12,12 @@ from esper_audit.console import guarded
 from esper_audit.core.errors import ConfigError, RuleCrash
 from esper_audit.progress import ProgressBar
 
-from .esper_process import environment
+from .esper_process import started
 
 
 def test_an_interrupted_run_ends_with_130_and_one_line(project: Path) -> None:
     os.mkfifo(project / "slow.py")
-    # A suite that was started with `nohup`, or in the background of a shell, passes on that interrupts are ignored.
-    wake = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{wake}; runpy.run_module('esper_audit', run_name='__main__')", "slow.py"],
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = started("slow.py", cwd=project)
     with open(project / "slow.py", "wb"):  # opens when the audit has come to read the file, which then waits for us
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from .esper_process import NETWORK, Esper, environment
+from .esper_process import NETWORK, Esper, started
 
 NETWORKS = Path(__file__).parent.parent / "networks"
 JSON = (".", "--format", "json", "--reproducible")
@@ -102,14 +100,7 @@ def test_a_process_that_dies_costs_no_finding(esper: Esper, tree: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_the_run(tree: Path, how: signal.Signals) -> None:
     house_rule(tree, "time.sleep(600)")
-    wake = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{wake}; runpy.run_module('esper_audit', run_name='__main__')", "-j", "2", "."],
-        cwd=tree,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = started("-j", "2", ".", cwd=tree)
     while not list(tree.glob("worker-*")):
         assert process.poll() is None
         time.sleep(0.01)

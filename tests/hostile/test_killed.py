@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,24 +50,30 @@ WRITERS = {
 }
 
 
+def killed(script: str, folder: Path, *, within: float) -> Iterator[None]:
+    """Run a script a dozen times and kill it each time, at a moment within so many seconds after it says `ready`."""
+    moments = random.Random(9)  # noqa: S311  # moments are no secret
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for _ in range(12):
+        (folder / "ready").unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", script, str(folder)], env=environment)
+        while not (folder / "ready").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, within))
+        process.kill()
+        process.wait()
+        yield
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
 def test_a_killed_writer_leaves_no_torn_file(writer: Writer, tmp_path: Path) -> None:
-    moments = random.Random(9)  # noqa: S311  # moments are no secret
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     for name in writer.files:
         (tmp_path / name).write_text(writer.contents[0])
         (tmp_path / name).chmod(0o640)
     seen = set()
-    for _ in range(12):
-        (tmp_path / "ready").unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-c", writer.script, str(tmp_path)], env=environment)
-        while not (tmp_path / "ready").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.1))
-        process.kill()
-        process.wait()
+    for _ in killed(writer.script, tmp_path, within=0.1):
         for name in writer.files:
             text = (tmp_path / name).read_text()
             assert text in writer.contents
@@ -93,20 +100,10 @@ while True:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 def test_a_killed_run_leaves_a_cache_that_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    moments = random.Random(5)  # noqa: S311  # moments are no secret
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     for number in range(3):
         (tmp_path / f"net{number or ''}.py").write_text(network())
     torn = []
-    for _ in range(12):
-        (tmp_path / "ready").unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-c", CACHES, str(tmp_path)], env=environment)
-        while not (tmp_path / "ready").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.4))
-        process.kill()
-        process.wait()
+    for _ in killed(CACHES, tmp_path, within=0.4):
         plan = prepare(CheckRequest(paths=(".",), cache_dir="cache", isolated=True))
         assert plan.cache is not None
         torn += [plan.cache.trouble] if plan.cache.trouble else []

@@ -9,11 +9,10 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
-from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints, is_optional
+from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints
 from esper_audit.semantics.compilation import (
     EagerCore,
     Validation,
-    compiled_methods,
     eager_cores,
     late_validation,
     validated_distributions,
@@ -33,15 +32,17 @@ from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
-from esper_audit.semantics.tree import descendants, dotted, find, literal_number, literal_string
+from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
     "EVALUATE",
     "FORWARD",
+    "GRADIENT_FREE",
     "HOT_ROLES",
     "INITIAL_STATE",
     "OTHER",
@@ -87,10 +88,10 @@ __all__ = [
     "Validation",
     "act_and_evaluate",
     "as_given",
+    "assigned",
     "axis_of_lift",
     "buffer_fields",
     "compiled_checkpoints",
-    "compiled_methods",
     "core_calls",
     "dead_attributes",
     "dead_regions",
@@ -105,7 +106,6 @@ __all__ = [
     "gradient_free_block",
     "head_name",
     "head_size",
-    "is_optional",
     "late_validation",
     "leaves",
     "left_behind",

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import libcst as cst
 
@@ -14,6 +14,7 @@ from esper_audit.core.errors import ConfigError
 from esper_audit.core.findings import Category, Confidence, Severity
 from esper_audit.core.report import RuleInfo
 from esper_audit.rulekit.repair import Repair
+from esper_audit.semantics.flow import Event
 from esper_audit.semantics.model import ModuleModel
 from esper_audit.semantics.network import NetworkClass
 
@@ -43,6 +44,11 @@ class Hit:
     notes: tuple[Note, ...] = ()
     end: cst.CSTNode | None = None
     repair: Repair | None = None
+
+    @classmethod
+    def at(cls, event: Event, message: str, **more: Any) -> Hit:
+        """A fault at the node of an event; `more` as for any hit."""
+        return cls(event.node, message, module=event.module, symbol=event.function.qualified, **more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import libcst as cst
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.network import NetworkClass
 from esper_audit.semantics.torch_facts import COMPILE
-from esper_audit.semantics.tree import descendants, dotted, find
+from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import Val
 
 _WRITERS = frozenset({"torch.save", "pickle.dump", "safetensors.torch.save_file", "safetensors.torch.save"})
@@ -68,7 +68,7 @@ def compiled_checkpoints(net: NetworkClass) -> Iterator[CompiledCheckpoint]:
 def _judged(net: NetworkClass, site: Event, saves: list[Event], loads: list[Event]) -> Iterator[CompiledCheckpoint]:
     from_file = [load for load in loads if not any(True for _ in _keys_in(load.args))]
     bare = any("compiled" not in load.target.tags for load in from_file)
-    settled = not is_optional(site)
+    settled = not _is_optional(site)
     for load in loads:
         into_wrapper = "compiled" in load.target.tags
         if any(_wrapped(net, keys) is not into_wrapper for keys in _keys_in(load.args)):
@@ -96,13 +96,9 @@ def _is_lenient(load: Event) -> bool:
     return strict is not None and strict.const is False
 
 
-def is_optional(event: Event) -> bool:
+def _is_optional(event: Event) -> bool:
     """Whether an `if` decides that an event happens; `if __name__ == "__main__"` decides nothing."""
-    scope = [event.function.node] if event.function.node is not None else list(event.module.statements)
-    branches: list[cst.If | cst.IfExp] = []
-    for node in scope:
-        branches += [*find(node, cst.If), *find(node, cst.IfExp)]
-    return any(not _is_main(branch.test) and event.node in set(descendants(branch)) for branch in branches)
+    return any(not _is_main(branch.test) for branch in event.branches_around)
 
 
 def _is_main(test: cst.BaseExpression) -> bool:

@@ -11,8 +11,7 @@ import libcst as cst
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import ModuleModel
-from esper_audit.semantics.network import NetworkClass
-from esper_audit.semantics.tree import descendants, find
+from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.values import Val
 
 _SETTER = re.compile(r"torch\.distributions\.(\w+\.)+set_default_validate_args")
@@ -30,6 +29,7 @@ class EagerCore:
     site: Site
 
 
+@once
 def compiled_methods(net: NetworkClass) -> dict[str, Site]:
     """The methods that torch.compile is seen to cover, and where it is said.
 
@@ -139,9 +139,9 @@ def _validates(event: Event) -> bool:
 
 def _by_flag(event: Event) -> bool:
     """Whether an `if` on a plain name or attribute decides that an event happens."""
-    for branch in find(event.function.node, cst.If):
+    for branch in event.branches_around:
         flag = branch.test.expression if isinstance(branch.test, cst.UnaryOperation) else branch.test
-        if isinstance(flag, (cst.Name, cst.Attribute)) and event.node in set(descendants(branch)):
+        if isinstance(branch, cst.If) and isinstance(flag, (cst.Name, cst.Attribute)):
             return True
     return False
 

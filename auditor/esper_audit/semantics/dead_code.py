@@ -9,24 +9,19 @@ import libcst as cst
 
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.model import ModuleModel
-from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.tree import descendants, dotted
 
 _ECHO = (cst.Name, cst.Integer, cst.Float, cst.SimpleString, cst.Attribute, cst.ConcatenatedString, cst.Subscript)
 
 
+@once
 def dead_attributes(net: NetworkClass) -> dict[str, Event]:
     """Attributes that the class's own constructor computes and that nothing in the project reads, with their store.
 
     Echoed configuration, layers, parameters, buffers and objects are none, nor is anything on a class whose foreign
-    ancestors may read it, or that looks its attributes up by name. Two rules ask; the answer is kept on the network.
+    ancestors may read it, or that looks its attributes up by name.
     """
-    if net.dead is None:
-        net.dead = _dead_attributes(net)
-    return net.dead
-
-
-def _dead_attributes(net: NetworkClass) -> dict[str, Event]:
     if not _stored_and_unread(net):
         return {}
     times = Counter(event.name for event in net.stores)

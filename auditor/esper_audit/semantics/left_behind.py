@@ -9,7 +9,7 @@ import libcst as cst
 
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.hidden_states import fresh_hidden_states
-from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.values import Made
 
 _MOVES_ALL = frozenset({"to", "cuda", "_apply"})
@@ -25,12 +25,17 @@ class LeftBehind:
     kept: Event | None
 
 
-def left_behind(net: NetworkClass) -> Iterator[LeftBehind]:
+@once
+def left_behind(net: NetworkClass) -> tuple[LeftBehind, ...]:
     """Factory calls without a device whose tensors a hot method brings together with tensors of the network.
 
     Silent about what is moved on the way, about numbers of no dimension, about hidden states, which are judged on their
     own, and about attributes that somebody else may move: another method, an override of `to`, code outside the class.
     """
+    return tuple(_left_behind(net))
+
+
+def _left_behind(net: NetworkClass) -> Iterator[LeftBehind]:
     met: dict[cst.CSTNode, tuple[Made, Event]] = {}
     for _, event, _ in net.hot_events("meet"):
         for made in event.value.left_behind:

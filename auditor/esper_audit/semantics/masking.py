@@ -10,7 +10,7 @@ import libcst as cst
 
 from esper_audit.semantics.flow import Event, constant_key
 from esper_audit.semantics.model import Function
-from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.roles import is_inverted_mask, is_upright_mask
 from esper_audit.semantics.values import Val
 
@@ -54,12 +54,17 @@ def true_is_valid(function: Function, mask: Val) -> bool | None:
     return said.pop() if len(said) == 1 else None
 
 
-def masked_logits(net: NetworkClass) -> Iterator[MaskStep]:
+@once
+def masked_logits(net: NetworkClass) -> tuple[MaskStep, ...]:
     """The masking steps on the way from the network's heads to its actions, each once, in source order of discovery.
 
     Only logits count: what is called so, or reaches a distribution or a hand-written `p * log p`. Attention scores and
     Q-values under an argmax are none.
     """
+    return tuple(_masked_logits(net))
+
+
+def _masked_logits(net: NetworkClass) -> Iterator[MaskStep]:
     if not net.speaks_of_masks:
         return
     steps: dict[cst.CSTNode, Event] = {}

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 
 import libcst as cst
 
@@ -62,6 +63,22 @@ class Caller:
     frame: Frame
 
 
+Fact = TypeVar("Fact")
+
+
+def once(fact: Callable[[NetworkClass], Fact]) -> Callable[[NetworkClass], Fact]:
+    """A fact about a network that is found out once, however many rules ask for it."""
+
+    @wraps(fact)
+    def found(net: NetworkClass) -> Fact:
+        if found not in net.known:
+            net.known[found] = fact(net)
+        known: Fact = net.known[found]
+        return known
+
+    return found
+
+
 class NetworkClass:
     """One network class of the audited project."""
 
@@ -71,7 +88,7 @@ class NetworkClass:
         self.project = interpreter.models.project
         self.flow: ClassFlow = interpreter.flow(model)
         self._mentioned: dict[tuple[bytes, ...], bool] = {}
-        self.dead: dict[str, Event] | None = None  # see dead_code
+        self.known: dict[Any, Any] = {}  # see `once`
         self._by_kind: dict[
             tuple[str, ...], dict[str, list[tuple[tuple[int, int], Frame, Event, tuple[Event, ...]]]]
         ] = {}
@@ -264,7 +281,7 @@ class NetworkClass:
         inner: set[str] = set()
         for _, event, _ in self.hot_events("call"):
             if event.callee == "layer":
-                inner |= {origin[1:] for value in event.args for origin in value.origins if origin.startswith("@")}
+                inner.update(*(value.from_layers for value in event.args))
         return frozenset(inner)
 
     @cached_property
@@ -291,12 +308,7 @@ class NetworkClass:
     @cached_property
     def acting_heads(self) -> tuple[Head, ...]:
         """The policy heads whose output is seen to reach an action distribution."""
-        acting = {
-            origin[1:]
-            for _, event, _ in self.events("dist")
-            for origin in event.target.origins
-            if origin.startswith("@")
-        }
+        acting = frozenset[str]().union(*(event.target.from_layers for _, event, _ in self.events("dist")))
         return tuple(head for head in self.policy_heads if head.name in acting)
 
     @cached_property

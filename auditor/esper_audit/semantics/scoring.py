@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import libcst as cst
 
 from esper_audit.semantics.flow import Event, Frame
-from esper_audit.semantics.network import NetworkClass
+from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.roles import ACT, EVALUATE, tensor_role
 from esper_audit.semantics.values import Val
 
@@ -24,9 +24,9 @@ class Scoring:
     """
 
     frame: Frame
-    events: dict[cst.CSTNode, Event] = field(default_factory=dict)
-    steps: dict[cst.CSTNode, dict[str, tuple[cst.CSTNode, Any]]] = field(default_factory=dict)
-    complete: bool = True  # no log-prob is taken of what has an unknown origin
+    events: dict[cst.CSTNode, Event]
+    steps: dict[cst.CSTNode, dict[str, tuple[cst.CSTNode, Any]]]
+    complete: bool  # no log-prob is taken of what has an unknown origin
 
     @property
     def name(self) -> str:
@@ -37,7 +37,8 @@ class Scoring:
 def scoring_of(frame: Frame) -> Scoring:
     """What the log-probs of one run are taken of."""
     complete = True
-    found = Scoring(frame)
+    events: dict[cst.CSTNode, Event] = {}
+    steps: dict[cst.CSTNode, dict[str, tuple[cst.CSTNode, Any]]] = {}
     for event, logits in _scored(frame):
         heads = [step.node for step in logits.steps if step.kind == "head"]
         complete = complete and bool(heads)
@@ -45,9 +46,9 @@ def scoring_of(frame: Frame) -> Scoring:
         for mark in sorted(logits.masked, key=lambda mark: mark.order):
             happened.setdefault("mask", (mark.node, mark.function))
         for head in heads:
-            found.events.setdefault(head, event)
-            found.steps.setdefault(head, {}).update(happened)
-    return Scoring(frame, found.events, found.steps, complete)
+            events.setdefault(head, event)
+            steps.setdefault(head, {}).update(happened)
+    return Scoring(frame, events, steps, complete)
 
 
 def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
@@ -61,8 +62,13 @@ def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
             yield event, event.target
 
 
-def act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
+@once
+def act_and_evaluate(net: NetworkClass) -> tuple[tuple[Scoring, Scoring], ...]:
     """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads."""
+    return tuple(_act_and_evaluate(net))
+
+
+def _act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
     if not {ACT, EVALUATE} <= set(net.roles.values()):
         return
     acts = [scoring for frame in net.frames(ACT) if (scoring := scoring_of(frame)).events]

@@ -70,6 +70,16 @@ def descendants(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         stack.extend(reversed(list(children(current))))
 
 
+def assigned(scope: cst.CSTNode, name: str) -> list[cst.BaseExpression]:
+    """What plain assignments below a node give to a name."""
+    return [
+        assign.value
+        for assign in find(scope, cst.Assign)
+        for target in assign.targets
+        if isinstance(target.target, cst.Name) and target.target.value == name
+    ]
+
+
 def find(node: cst.CSTNode, node_type: type[NodeT] | tuple[type[NodeT], ...]) -> Iterator[NodeT]:
     """All descendants of the given type, parents first."""
     wanted: dict[type, bool] = {}

@@ -120,6 +120,11 @@ class Val:
         return tuple(found)
 
     @property
+    def from_layers(self) -> frozenset[str]:
+        """The attributes of self whose layers gave it, or what it was made of."""
+        return frozenset(origin[1:] for origin in self.origins if origin.startswith("@"))
+
+    @property
     def left_behind(self) -> tuple[Made, ...]:
         """The factories that made it on the CPU and that nothing moved; none where one branch moves it."""
         moved = {made.node for made in self.home if made.device}

@@ -155,12 +155,10 @@ class CompileCoversForwardOnly(Rule):
                 }
             if eager:
                 names = ", ".join(f"`{name}`" for name in sorted(eager))
-                yield Hit(
-                    site.node,
+                yield Hit.at(
+                    site,
                     f"torch.compile covers `forward` alone, but {names} {'is' if len(eager) == 1 else 'are'} called on "
                     f"{net.name}: nothing of that is compiled",
-                    module=site.module,
-                    symbol=site.function.qualified,
                     confidence=None if known else Confidence.MEDIUM,
                     notes=tuple(
                         Note(module, node.func, f"`{name}` runs eagerly here")
@@ -348,8 +346,7 @@ def _takes_its_place(site: Event) -> bool:
     """Whether the compiled wrapper is kept under the name of the network, or handed on: `x = torch.compile(x)`."""
     assert isinstance(site.node, cst.Call)
     wrapped = site.module.code(site.node.args[0].value) if site.node.args else ""
-    scope = [site.function.node] if site.function.node is not None else list(site.module.statements)
-    for assign in (assign for node in scope for assign in find(node, cst.Assign)):
+    for assign in (assign for node in site.scope for assign in find(node, cst.Assign)):
         if any(node is site.node for node in descendants(assign.value)):
             return site.module.code(assign.targets[0].target) == wrapped
     return True

@@ -118,11 +118,9 @@ class CompiledCheckpointPrefix(Rule):
         """Places where the keys of the wrapper meet a file or a plain network."""
         for found in compiled_checkpoints(net):
             event, site = found.event, found.site
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 _says(net, found),
-                module=event.module,
-                symbol=event.function.qualified,
                 severity=None if found.certain else Severity.MEDIUM,
                 notes=(Note(site.module, site.node, "the wrapper is made here"),),
                 repair=_in_place(site) if site.module is event.module else None,
@@ -413,8 +411,7 @@ def _in_place(site: Event) -> Repair | None:
     """`net.compile(...)` for a statement `net = torch.compile(net, ...)`."""
     call = site.node
     assert isinstance(call, cst.Call)
-    scope = [site.function.node] if site.function.node is not None else list(site.module.statements)
-    for assign in (assign for node in scope for assign in find(node, cst.Assign)):
+    for assign in (assign for node in site.scope for assign in find(node, cst.Assign)):
         if assign.value is not call or not call.args or call.args[0].keyword is not None:
             continue
         net = site.module.code(call.args[0].value)

@@ -120,11 +120,9 @@ class DisabledFunctionInHotPath(Rule):
         event = calls[-1]
         call = net.in_network(event, calls[:-1])
         via = f" through `{call.name}`" if call is not event else ""
-        return Hit(
-            call.node,
+        return Hit.at(
+            call,
             f"{says}{via}, which torch.compile must not trace: where this is compiled, the graph ends there",
-            module=call.module,
-            symbol=call.function.qualified,
             notes=notes,
         )
 

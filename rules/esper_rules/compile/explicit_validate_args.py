@@ -114,11 +114,9 @@ class ExplicitValidateArgs(Rule):
                 repair=_off(found.event) if found.call is found.event else None,
             )
         for event in late_validation(net):
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"distributions validate by default again, although {net.name} is compiled: each ends its graph",
-                module=event.module,
-                symbol=event.function.qualified,
             )
 
     VALID = (

@@ -101,12 +101,10 @@ class RecurrentCoreUnderCompile(Rule):
         """Calls of recurrent layers that make Dynamo give up a compiled method."""
         for found in eager_cores(net):
             event = found.event
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"`{found.method}` is compiled, but `torch.nn.{event.name.rpartition('.')[2]}` is called "
                 f"{_where(found)}: all of that function runs eagerly",
-                module=event.module,
-                symbol=event.function.qualified,
                 notes=(Note(found.site[0], found.site[1], "it is compiled here"),),
             )
 

@@ -277,9 +277,7 @@ def _hit(event: Event, notes: tuple[Note, ...] = ()) -> Hit:
         says = f"`~` flips the bits of an {dtype} mask: neither ~1 nor ~0 is 0"
     else:
         says = "`~` raises for a mask of floats"
-    return Hit(
-        event.node, says, module=event.module, symbol=event.function.qualified, notes=notes, repair=_repair(event)
-    )
+    return Hit.at(event, says, notes=notes, repair=_repair(event))
 
 
 def _repair(event: Event) -> Repair | None:

@@ -93,11 +93,9 @@ class TensorAttributeNotBuffer(Rule):
         for left in left_behind(net):
             kept, meeting = left.kept, left.meeting
             if kept is not None:
-                yield Hit(
-                    kept.node,
+                yield Hit.at(
+                    kept,
                     f"`self.{kept.name}` is a tensor, but no buffer: it stays on the CPU when the network moves",
-                    module=kept.module,
-                    symbol=kept.function.qualified,
                     notes=(Note(meeting.module, meeting.node, "it meets tensors of the network here"),),
                     repair=_as_buffer(kept),
                 )

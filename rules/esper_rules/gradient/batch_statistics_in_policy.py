@@ -91,11 +91,9 @@ class BatchStatisticsInPolicy(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Steps that mix the batch on the way to the actions."""
         for step in on_the_way_to_actions(net, "batch_mixed"):
-            yield Hit(
-                step.node,
+            yield Hit.at(
+                step,
                 "statistics of the batch on the way to the actions: log-probs depend on the rows beside them",
-                module=step.module,
-                symbol=step.function.qualified,
             )
 
     VALID = (

@@ -91,11 +91,9 @@ class DropoutInPolicy(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Steps that drop at random on the way to the actions."""
         for step in on_the_way_to_actions(net, "dropped"):
-            yield Hit(
-                step.node,
+            yield Hit.at(
+                step,
                 "dropout on the way to the actions: act and evaluate see two random networks, and the ratio is noise",
-                module=step.module,
-                symbol=step.function.qualified,
             )
 
     VALID = (

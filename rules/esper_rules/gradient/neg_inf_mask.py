@@ -126,11 +126,9 @@ class NegInfMask(Rule):
         self, step: MaskStep, says: str, severity: Severity, confidence: Confidence, notes: tuple[Note, ...] = ()
     ) -> Hit:
         event = step.event
-        return Hit(
-            event.node,
+        return Hit.at(
+            event,
             f"logits are masked with {says}",
-            module=event.module,
-            symbol=event.function.qualified,
             severity=severity,
             confidence=confidence,
             notes=notes,

@@ -86,12 +86,10 @@ class NormaliserClampUnderflow(Rule):
             bound = event.other.ref[1]
             entropy = "entropy" in event.target.roles or "log_of_count" in event.other.tags
             subject = "an entropy is" if entropy else "a value is"
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"{subject} divided by something clamped to {bound:g}, which float16 rounds to zero"
                 + (": rows with one valid action give NaN" if entropy else ""),
-                module=event.module,
-                symbol=event.function.qualified,
                 severity=Severity.MEDIUM if entropy else None,
             )
 

@@ -95,12 +95,10 @@ class SubmoduleInPlainContainer(Rule):
         """Containers of unregistered modules."""
         for container in plain_containers(net):
             event, added = container.event, container.added
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"`self.{container.name}` is a plain {event.value.kind}: the layers in it are not trained, moved or "
                 f"saved, but `{container.user.name}` uses them",
-                module=event.module,
-                symbol=event.function.qualified,
                 notes=(Note(added.module, added.node, "a module is added here"),) if added is not None else (),
                 repair=_registering(container),
             )

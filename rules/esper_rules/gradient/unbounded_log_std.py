@@ -97,11 +97,9 @@ class UnboundedLogStd(Rule):
             if found:
                 says, severity = _FOUND[found[0]]
                 call = net.in_network(event, stack)
-                yield Hit(
-                    call.node,
+                yield Hit.at(
+                    call,
                     f"the scale of this `Normal` is {says}",
-                    module=call.module,
-                    symbol=call.function.qualified,
                     severity=severity,
                 )
 

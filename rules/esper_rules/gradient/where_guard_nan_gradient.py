@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import libcst as cst
 
 from esper_audit.rulekit import (
+    GRADIENT_FREE,
     Category,
     Confidence,
     Event,
@@ -19,8 +20,8 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     Val,
+    assigned,
     descendants,
-    find,
     literal_number,
 )
 
@@ -28,7 +29,6 @@ _UPPER = (cst.GreaterThan, cst.GreaterThanEqual, cst.NotEqual)  # in `where(x > 
 _EPSILON = 1e-3  # a larger bound tests for something else
 _BAD_BELOW = ("log", "log2", "log10", "sqrt", "rsqrt", "reciprocal")
 _LEARNED = frozenset({"affine", "squashed", "p", "logp", "lse"})
-_GRADIENT_FREE = frozenset({"no_grad", "inference_mode"})
 
 
 class WhereGuardNanGradient(Rule):
@@ -99,17 +99,15 @@ class WhereGuardNanGradient(Rule):
         """Choices whose guard tests what the chosen branch cannot bear."""
         told: set[cst.CSTNode] = set()
         for frame, event, stack in net.events("call") if net.mentions(b"where(") else ():
-            if event.name not in ("torch.where", ".where") or event.contexts & _GRADIENT_FREE or event.node in told:
+            if event.name not in ("torch.where", ".where") or event.contexts & GRADIENT_FREE or event.node in told:
                 continue
             inner = stack[-1].frame if stack and stack[-1].frame is not None else frame
             bad = next(_unguarded(event, inner), None)
             if bad is not None:
                 told.add(event.node)
-                yield Hit(
-                    event.node,
+                yield Hit.at(
+                    event,
                     "the guard hides a bad value forward, but backward it is 0 * inf: the gradient is NaN there",
-                    module=event.module,
-                    symbol=event.function.qualified,
                     notes=(Note(bad.module, bad.node, "bad just where the guard is false"),),
                 )
 
@@ -250,12 +248,7 @@ def _spelled_out(function: Function, node: cst.BaseExpression) -> cst.BaseExpres
     """An expression, or what a name was given, where one assignment gives it."""
     if not isinstance(node, cst.Name):
         return node
-    given = [
-        assign.value
-        for assign in find(function.node, cst.Assign)
-        for target in assign.targets
-        if isinstance(target.target, cst.Name) and target.target.value == node.value
-    ]
+    given = assigned(function.node, node.value)
     return given[0] if len(given) == 1 else node
 
 
@@ -273,6 +266,5 @@ def _operand(step: Event) -> tuple[cst.BaseExpression | None, Val]:
 
 def _is_learned(value: Val) -> bool:
     """Whether a value certainly has a gradient: it comes from the network's own layers."""
-    from_layer = any(origin.startswith("@") for origin in value.origins)
     computed = bool(value.roles & {"entropy", "log_prob"}) and value.kind == "tensor" and not value.origins
-    return from_layer or computed or bool(value.tags & _LEARNED)
+    return bool(value.from_layers) or computed or bool(value.tags & _LEARNED)

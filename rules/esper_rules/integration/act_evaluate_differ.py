@@ -119,12 +119,10 @@ class ActEvaluateDiffer(Rule):
                 continue
             event = lacks.events[head]
             verbs = " and ".join(_VERBS.get(kind, f"applies {kind} to") for kind in alone)
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"`{does.name}` {verbs} the output of {head_name(net, head)} before it takes the log-prob, "
                 f"`{lacks.name}` does not",
-                module=event.module,
-                symbol=event.function.qualified,
                 notes=tuple(
                     Note(function.module, node, "what only one of them does")
                     for node, function in (does.steps[head][kind] for kind in alone)
@@ -133,12 +131,10 @@ class ActEvaluateDiffer(Rule):
 
     def _other_head(self, net: NetworkClass, acted: Scoring, evaluated: Scoring) -> Hit:
         (mine, event), (theirs, other) = next(iter(evaluated.events.items())), next(iter(acted.events.items()))
-        return Hit(
-            event.node,
+        return Hit.at(
+            event,
             f"`{evaluated.name}` takes the log-prob of {head_name(net, mine)}, `{acted.name}` of "
             f"{head_name(net, theirs)}",
-            module=event.module,
-            symbol=event.function.qualified,
             notes=(Note(other.module, other.node, f"`{acted.name}` takes it here"),),
         )
 

@@ -104,12 +104,10 @@ class DdpBypass(Rule):
         """Training calls that no reducer sees."""
         for event in unreduced_calls(net):
             called = "the module inside" if event.name in ("__call__", "forward") else f"`{event.callee.name}` inside"
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"training calls {called} DistributedDataParallel: "
                 f"the gradients of {net.name} are not averaged, and each process trains alone",
-                module=event.module,
-                symbol=event.function.qualified,
                 notes=(Note(event.callee.module, event.callee.node.name, "what is called"),),
             )
 

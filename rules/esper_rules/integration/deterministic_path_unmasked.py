@@ -104,11 +104,9 @@ class DeterministicPathUnmasked(Rule):
             if step is None or choice.node in told or _depends_on_mask(choice):
                 continue
             told.add(choice.node)
-            yield Hit(
-                choice.node,
+            yield Hit.at(
+                choice,
                 "the argmax is taken of raw logits, which are masked only for sampling",
-                module=choice.module,
-                symbol=choice.function.qualified,
                 notes=(Note(step.module, step.node, "here the logits of the same head are masked"),),
             )
 
@@ -248,14 +246,12 @@ def _in_place(event: Event) -> bool:
 
 def _of_one_head(raw: Val, step: Event) -> bool:
     """Whether a value is the unmasked output of the head whose output a step masks."""
-    heads = {origin for origin in raw.origins if origin.startswith("@")}
-    return bool(heads & step.target.origins and raw.tags & {"affine", "squashed"} and not raw.masked)
+    return bool(raw.from_layers & step.target.from_layers and raw.tags & {"affine", "squashed"} and not raw.masked)
 
 
 def _depends_on_mask(choice: Event) -> bool:
     """Whether a test of a mask decides that the choice is made: then there may be nothing to mask with."""
-    branches: list[cst.If | cst.IfExp] = [*find(choice.function.node, cst.If), *find(choice.function.node, cst.IfExp)]
-    for branch in branches:
+    for branch in choice.branches:
         if not any(tensor_role(name.value) == "mask" for name in find(branch.test, cst.Name)):
             continue
         leaves = isinstance(branch, cst.If) and any(True for _ in find(branch.body, cst.Return))

@@ -126,7 +126,7 @@ class HiddenNotReset(Rule):
 
     def _hit(self, call: CoreCall, says: str, notes: tuple[Note, ...]) -> Hit:
         event = call.event
-        return Hit(event.node, says, module=event.module, symbol=event.function.qualified, notes=notes)
+        return Hit.at(event, says, notes=notes)
 
     VALID = (
         # one helper for both

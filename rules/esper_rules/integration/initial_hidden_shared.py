@@ -20,6 +20,7 @@ from esper_audit.rulekit import (
     Replace,
     Rule,
     Severity,
+    assigned,
     find,
 )
 
@@ -281,16 +282,12 @@ def _returned(function: Function) -> Iterator[cst.BaseExpression]:
 
 def _given(function: Function, name: str) -> cst.BaseExpression | None:
     """What a name was given, if that happens once and plainly."""
-    stores = [
-        node
-        for node in find(function.node.body, cst.Assign)
-        if any(isinstance(target.target, cst.Name) and target.target.value == name for target in node.targets)
-    ]
     body = function.node.body
+    given = assigned(body, name)
     others: tuple[cst.AnnAssign | cst.AugAssign | cst.NamedExpr, ...]
     others = (*find(body, cst.AnnAssign), *find(body, cst.AugAssign), *find(body, cst.NamedExpr))
     bound = any(isinstance(node.target, cst.Name) and node.target.value == name for node in others)
-    return stores[0].value if len(stores) == 1 and not bound else None
+    return given[0] if len(given) == 1 and not bound else None
 
 
 def _source(function: Function, name: str) -> str:

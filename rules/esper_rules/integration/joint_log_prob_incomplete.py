@@ -109,11 +109,9 @@ class JointLogProbIncomplete(Rule):
         if missing:
             at, other = next(iter(lacks.events.values())), has.events[missing[0]]
             names = ", ".join(head_name(net, head) for head in missing)
-            yield Hit(
-                at.node,
+            yield Hit.at(
+                at,
                 f"the log-probs of `{lacks.name}` lack {names}, which those of `{has.name}` have",
-                module=at.module,
-                symbol=at.function.qualified,
                 notes=(Note(other.module, other.node, f"`{has.name}` takes it here"),),
             )
 
@@ -125,11 +123,9 @@ class JointLogProbIncomplete(Rule):
                 given = (event.target, *event.args) if event.name == ".mean" else event.args
                 axis = event.kwargs.get("dim", given[1] if len(given) > 1 else None)
                 if axis is not None and given and f"parts:{axis.const}" in given[0].tags:
-                    yield Hit(
-                        event.node,
+                    yield Hit.at(
+                        event,
                         f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
-                        module=event.module,
-                        symbol=event.function.qualified,
                     )
 
     VALID = (

@@ -395,7 +395,7 @@ def _multiplied(net: NetworkClass) -> Iterable[Hit]:
 
 
 def _hit(event: Event, says: str, notes: tuple[Note, ...] = (), repair: Repair | None = None) -> Hit:
-    return Hit(event.node, says, module=event.module, symbol=event.function.qualified, notes=notes, repair=repair)
+    return Hit.at(event, says, notes=notes, repair=repair)
 
 
 def _negated(event: Event) -> Repair | None:

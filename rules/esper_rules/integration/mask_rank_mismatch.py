@@ -135,11 +135,9 @@ class MaskRankMismatch(Rule):
                 or _handled(event, param.name)
             ):
                 continue
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"`{callee.name}` takes `{param.name}` of rank {wanted}, but gets rank {given.rank}",
-                module=event.module,
-                symbol=event.function.qualified,
                 notes=(Note(callee.module, param.node, f"rank {wanted} is stated here"),),
                 repair=_check(event, callee, param.name, wanted, given.rank),
             )

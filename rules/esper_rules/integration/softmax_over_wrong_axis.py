@@ -87,22 +87,20 @@ class SoftmaxOverWrongAxis(Rule):
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Softmaxes of logits over an axis that is not the last."""
+        heads = {head.name for head in net.policy_heads}
         for frame, event, _ in net.hot_events("call"):
             found = _softmax(event)
             if found is None:
                 continue
             subject, dim = found
-            heads = {f"@{head.name}" for head in net.policy_heads}
-            if "logits" not in subject.roles and not heads & subject.origins:
+            if "logits" not in subject.roles and not heads & subject.from_layers:
                 continue  # attention weights are normalised over whatever their author likes
             batched = net.roles.get(frame.function.name) == EVALUATE
             says = _wrong(dim, subject.rank, batched=batched)
             if says:
-                yield Hit(
-                    event.node,
+                yield Hit.at(
+                    event,
                     f"the logits are normalised over {says} instead of over the actions",
-                    module=event.module,
-                    symbol=event.function.qualified,
                 )
 
     VALID = (

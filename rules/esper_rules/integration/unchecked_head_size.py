@@ -116,12 +116,10 @@ class UncheckedHeadSize(Rule):
             return
         where = self._entry(net, module) or applied[0]
         heads = ", ".join(f"`{param.name}`" for param in params)
-        yield Hit(
-            where.node,
+        yield Hit.at(
+            where,
             f"masks and actions are used without comparing them with the head sizes {heads}, "
             "whose defaults live elsewhere",
-            module=where.module,
-            symbol=where.function.qualified,
             notes=tuple(Note(module, param.node, f"size of `{sizes[param.name].name}`") for param in params),
         )
 

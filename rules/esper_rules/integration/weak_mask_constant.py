@@ -101,11 +101,9 @@ class WeakMaskConstant(Rule):
                 continue
             event, constant = step.event, step.constant
             verb = "shifted by" if step.additive else "set to"
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"invalid actions are {verb} {constant:g}: they keep a probability, and valid logits can fall below",
-                module=event.module,
-                symbol=event.function.qualified,
                 severity=Severity.MEDIUM if isinstance(constant, float) and constant <= _FAR else None,
                 confidence=Confidence.MEDIUM if step.additive else None,
                 repair=other_constant(event, constant, "masked actions lose the probability that they had"),

@@ -87,11 +87,9 @@ class DeadAttribute(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Attributes that no project code reads."""
         for name, event in dead_attributes(net).items():
-            yield Hit(
-                event.node,
+            yield Hit.at(
+                event,
                 f"`self.{name}` is computed and never read",
-                module=event.module,
-                symbol=event.function.qualified,
                 repair=without_attribute(net, name, event),
             )
 

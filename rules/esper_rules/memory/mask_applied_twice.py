@@ -104,11 +104,9 @@ class MaskAppliedTwice(Rule):
                 continue
             call = net.in_network(event, stack)
             first = min(earlier, key=lambda mark: mark.order)
-            yield Hit(
-                call.node,
+            yield Hit.at(
+                call,
                 f"`{call.name}` masks logits that are masked already: one needless copy per call",
-                module=call.module,
-                symbol=call.function.qualified,
                 notes=(
                     Note(first.function.module, first.node, "masked first here"),
                     Note(event.module, event.node, "and again here"),

@@ -251,11 +251,9 @@ class DirectForwardCall(Rule):
 
 
 def _hit(event: Event, name: str, reason: str) -> Hit:
-    return Hit(
-        event.node,
+    return Hit.at(
+        event,
         f"`forward` of {name} is called by name" + (f": that passes by {reason}" if reason else ""),
-        module=event.module,
-        symbol=event.function.qualified,
         severity=Severity.LOW if reason else None,
         repair=_called(event),
     )

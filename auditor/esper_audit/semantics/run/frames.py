@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
+from esper_audit.semantics.tree import descendants, find
 from esper_audit.semantics.values import (
     EMPTY,
     UNKNOWN,
@@ -48,6 +49,25 @@ class Event:
     def module(self) -> ModuleModel:
         """The file the event's node stands in."""
         return self.function.module
+
+    @property
+    def scope(self) -> Sequence[cst.CSTNode]:
+        """The function that the node stands in, or the statements of the file."""
+        return [self.function.node] if self.function.node is not None else list(self.module.statements)
+
+    @property
+    def branches(self) -> Iterator[cst.If | cst.IfExp]:
+        """All tests of the scope."""
+        for node in self.scope:
+            yield from find(node, cst.If)
+            yield from find(node, cst.IfExp)
+
+    @property
+    def branches_around(self) -> Iterator[cst.If | cst.IfExp]:
+        """Those among them that the node stands in."""
+        for branch in self.branches:
+            if any(node is self.node for node in descendants(branch)):
+                yield branch
 
 
 @dataclass(slots=True)

@@ -386,6 +386,6 @@ def comes_from_outside(value: Val) -> bool:
     """Whether a tensor is what a layer gave, a parameter, or an argument that is a tensor by its type or its name."""
     if not value.is_tensorish or value.home or value.rank == 0 or "on_cpu" in value.tags:
         return False
-    if {"parameter", "outside"} & value.tags or any(origin.startswith("@") for origin in value.origins):
+    if {"parameter", "outside"} & value.tags or value.from_layers:
         return True
     return bool(value.origins and (value.kind == "tensor" or value.roles))
