@@ -16,6 +16,7 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.depends import as_parameter
 from esper_audit.semantics.model import ClassModel, Function, Models, ModuleModel
 from esper_audit.semantics.project import is_torch_module, written
 from esper_audit.semantics.run.frames import ClassFlow, Event, Frame
@@ -162,6 +163,10 @@ class Interpreter:
 
     def declared(self, function: Function, param: Any, flow: ClassFlow | None) -> Val:
         """A parameter as annotation, default, comment and docstring describe it."""
+        value = self._described(function, param, flow)
+        return as_parameter(value, param.name) if value.kind != "instance" else value
+
+    def _described(self, function: Function, param: Any, flow: ClassFlow | None) -> Val:
         if param.kind in ("star", "kwargs"):
             return UNKNOWN
         if (

@@ -9,11 +9,25 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.depends import (
+    LOST,
+    STRANGE,
+    adding,
+    as_attribute,
+    cut,
+    everything,
+    function_name,
+    hands_on,
+    of_strange_source,
+    stops_gradient,
+    without_gradient,
+)
 from esper_audit.semantics.model import ClassModel
 from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
+from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
 from esper_audit.semantics.tree import literal_number, literal_string
 from esper_audit.semantics.values import (
@@ -40,9 +54,64 @@ class Expressions(Assignments):
         """What an expression may be."""
         self.interpreter.budget -= 1
         if self.interpreter.budget < 0:
-            return UNKNOWN
+            return LOST
         handler = _HANDLERS.get(type(node))
-        return handler(self, node) if handler else UNKNOWN
+        if handler is None:
+            return LOST
+        before, self.used = self.used, EMPTY
+        value = handler(self, node)
+        depend = _DEPENDENCE.get(type(node))
+        if depend is not None:
+            value = depend(self, node, value)
+        self.used = before | everything(value)
+        return value
+
+    # --- what it depends on: `self.used` is all that its parts do ----------------------------------------------
+
+    def of_all(self, _: cst.BaseExpression, value: Val) -> Val:
+        """An operator: on all that went in."""
+        return self.born(adding(value, self.used)) if self.used else value
+
+    def of_comparison(self, node: cst.Comparison, value: Val) -> Val:
+        """A comparison passes no gradient; whether something is None, or in a container, is no number of it."""
+        if any(isinstance(target.operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)) for target in node.comparisons):
+            return value
+        return adding(without_gradient(value), cut(self.used)) if self.used else value
+
+    def of_boolean(self, _: cst.BooleanOperation, value: Val) -> Val:
+        """`a or b` is one of the two; of `a and b` nothing else is known."""
+        return adding(value, cut(self.used)) if value.kind == "bool" else value
+
+    def of_lookup(self, node: cst.Attribute | cst.Subscript, value: Val) -> Val:
+        """`x.name` and `x[...]`: where nothing is known of the part, on the whole."""
+        if isinstance(node, cst.Attribute) and node.attr.value == "data":
+            return without_gradient(value)
+        if value.kind in ("unknown", "tensor") and not value.deps:
+            return adding(value, self.used)
+        if isinstance(node, cst.Subscript) and value.kind in ("unknown", "tensor") and any(map(_may_index, node.slice)):
+            return adding(value, cut(self.used - value.deps))
+        return value
+
+    def of_call(self, node: cst.Call, value: Val) -> Val:
+        """A call: a project function says itself what it gives; one of torch depends on all that it is given."""
+        followed, self.followed = self.followed, None
+        if followed is node:
+            return value if value is not UNKNOWN else adding(value, self.used | STRANGE)
+        name = function_name(node)
+        if (value.kind in _CONTAINERS and name in _REARRANGES) or not hands_on(name):
+            return value
+        used = self.used
+        if stops_gradient(node, name):
+            value, used = without_gradient(value), cut(used)
+        if name.endswith("_") and isinstance(node.func, cst.Attribute) and isinstance(node.func.value, cst.Name):
+            changed = self.env.get(node.func.value.value)
+            if changed is not None and not name.startswith("_"):
+                self.env[node.func.value.value] = adding(changed, used)
+        return self.born(adding(value, used)) if used else value
+
+    def born(self, value: Val) -> Val:
+        """What an operation makes here: without gradient under no_grad and in inference mode."""
+        return without_gradient(value) if self.contexts & GRADIENT_FREE else value
 
     def attribute(self, node: cst.Attribute) -> Val:
         """`x.name`."""
@@ -97,13 +166,16 @@ class Expressions(Assignments):
                     return self.invoke(function, owner, (), {}, None)
                 return Val("bound", ref=(function, owner))
             value = flow.attribute(name)
+            if name not in flow.run_attributes:
+                value = as_attribute(value or UNKNOWN, name, changes=value is None or name in flow.changing)
             if value is not None and (value.kind != "unknown" or value.roles or value.home):
                 named = value.kind == "tensor" and not value.roles
                 return with_role(value, role_names.tensor_role(name)) if named else value
             if kind := role_names.named_kind(name):
                 return Val(kind)
             role = role_names.tensor_role(name)
-            return with_role(UNKNOWN, role) if role else UNKNOWN
+            unknown = Val(deps=value.deps if value is not None else EMPTY)
+            return with_role(unknown, role) if role else unknown
         if isinstance(owner.ref, PlainObject):
             function = owner.ref.model.method(name)
             if function is not None:
@@ -125,7 +197,7 @@ class Expressions(Assignments):
                 flow.build()
                 known = flow.attribute(name)
                 if known is not None:
-                    return known
+                    return of_strange_source(known)
             default = self.field_default(model, name)
             if default is not None:
                 return default
@@ -437,7 +509,7 @@ class Expressions(Assignments):
 
     def conditional(self, node: cst.IfExp) -> Val:
         """`a if test else b`: one of them when the test is decided, else both joined."""
-        self.test(node.test)
+        decisive = self.tested(node.test)
         known = self.decided(node.test)
         if known is not None:
             return self.eval(node.body if known else node.orelse)
@@ -451,7 +523,7 @@ class Expressions(Assignments):
         self.contexts = contexts | self.guards(node.test, truth=False)
         other = self.eval(node.orelse)
         self.env, self.contexts = before, contexts
-        return join(then, other)
+        return adding(join(then, other), decisive)
 
     def tuple_(self, node: cst.Tuple | cst.List) -> Val:
         """A tuple or list display."""
@@ -557,6 +629,25 @@ class Expressions(Assignments):
         return self.eval(node.expression)
 
 
+_CONTAINERS = frozenset({"pairs", "list", "tuple", "dict", "values"})
+_REARRANGES = frozenset("zip enumerate list tuple dict set sorted reversed items values keys get pop".split())
+
+
+def _may_index(element: cst.SubscriptElement) -> bool:
+    """Whether a subscript may be a tensor."""
+    literal = (cst.Integer, cst.SimpleString, cst.Ellipsis, cst.UnaryOperation)
+    return isinstance(element.slice, cst.Index) and not isinstance(element.slice.value, literal)
+
+
+_DEPENDENCE: dict[type, Callable[..., Val]] = {
+    cst.Attribute: Expressions.of_lookup,
+    cst.Subscript: Expressions.of_lookup,
+    cst.Call: Expressions.of_call,
+    cst.BinaryOperation: Expressions.of_all,
+    cst.UnaryOperation: Expressions.of_all,
+    cst.Comparison: Expressions.of_comparison,
+    cst.BooleanOperation: Expressions.of_boolean,
+}
 _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.Name: Expressions.name,
     cst.Attribute: Expressions.attribute,

@@ -6,6 +6,7 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics.depends import adding, everything
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.run.expressions import Expressions
 from esper_audit.semantics.run.scope import entered
@@ -50,6 +51,7 @@ class Execution(Expressions):
             self.eval(node.value)
         elif isinstance(node, cst.Return):
             value = self.eval(node.value) if node.value is not None else NONE
+            value = adding(value, self.control)
             self.returned.append(value)
             self.record("return", node, value=value)
             return True
@@ -97,11 +99,13 @@ class Execution(Expressions):
                 self.block(node.orelse.body.body)
             return False
         if isinstance(node, cst.While):
-            self.test(node.test)
+            outside = self.control
+            self.control = outside | self.tested(node.test)
             before = dict(self.env)
             self.refine(node.test, truth=True)
             self.guarded(node.test, node.body.body, truth=True)
             self.env = _merge(before, self.env)
+            self.control = outside
             return False
         if isinstance(node, cst.With):
             return self.with_(node)
@@ -139,8 +143,9 @@ class Execution(Expressions):
         self.env = _merge(before, self.env)
 
     def branch(self, node: cst.If) -> bool:
-        """Run an `if`: the decided branch alone, else both, joined."""
-        self.test(node.test)
+        """Run an `if`: the decided branch alone, else both, joined; what the test depends on, both do."""
+        before_test = self.control
+        decisive = self.tested(node.test)
         known = self.decided(node.test)
         if known is not None:
             self.refine(node.test, truth=known)
@@ -149,6 +154,14 @@ class Execution(Expressions):
             if isinstance(node.orelse, cst.If):
                 return self.branch(node.orelse)
             return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False
+        self.control = before_test | decisive
+        try:
+            return self.either_branch(node)
+        finally:
+            self.control = before_test
+
+    def either_branch(self, node: cst.If) -> bool:
+        """Run both branches of an `if` and join what they leave."""
         before = self.env
         self.env = dict(before)
         self.refine(node.test, truth=True)
@@ -194,7 +207,8 @@ class Execution(Expressions):
         current = self.eval(node.target)
         value = self.eval(node.value)
         operator = type(node.operator).__name__.removesuffix("Assign")
-        self.assign(node.target, self.binary(operator, current, value, node), "", node)
+        result = self.binary(operator, current, value, node)
+        self.assign(node.target, self.born(adding(result, everything(current) | everything(value))), "", node)
 
 
 def _merge(left: dict[str, Val], right: dict[str, Val]) -> dict[str, Val]:
