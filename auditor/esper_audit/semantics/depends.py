@@ -1,7 +1,8 @@
 """What a value depends on: the parameters, layers and attributes of self that its numbers come from.
 
 An atom is the name of a parameter (`mask`, or `hidden#0` for a part of it), `@layer` for a layer of self, `self.name`
-for another attribute that methods change, or `?` for a source that is not known. `~` after an atom says that no
+for another attribute that methods change, `^name` for what an earlier round of a loop left in a variable, or `?` for a
+source that is not known. `~` after an atom says that no
 gradient flows back along that way. Shapes, dtypes and devices carry no atoms: `zeros_like(mask)` does not depend on
 the mask.
 The set may be too large, never too small: what it lacks, the value certainly does not depend on.
@@ -9,11 +10,14 @@ The set may be too large, never too small: what it lacks, the value certainly do
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import libcst as cst
 
 from esper_audit.semantics.values import EMPTY, Val
 
 Atoms = frozenset[str]
+ONLY_PART, ONLY_LAST = "!part", "!last"  # some heads left out; what each round of a loop wrote over
 STRANGE: Atoms = frozenset({"?"})  # a source that is not known
 LOST = Val(deps=STRANGE)
 _PARTS = ("tuple", "list", "dict", "pairs", "values")
@@ -33,7 +37,7 @@ _NO_GRADIENT = frozenset(
 
 def cut(atoms: Atoms) -> Atoms:
     """The atoms once no gradient flows back."""
-    return frozenset(atom if atom.endswith(("~", "!")) else f"{atom}~" for atom in atoms)
+    return frozenset(atom if atom.endswith("~") else f"{atom}~" for atom in atoms)
 
 
 def with_gradient(atoms: Atoms) -> Atoms:
@@ -44,6 +48,20 @@ def with_gradient(atoms: Atoms) -> Atoms:
 def bare(atoms: Atoms) -> Atoms:
     """The sources without their parts and without what is said of gradients: `hidden#0~` is `hidden`."""
     return frozenset(atom.rstrip("~").partition("#")[0] for atom in atoms)
+
+
+def resolved(atoms: Atoms, carried: Mapping[str, Atoms]) -> Atoms:
+    """The atoms, with what earlier rounds of loops left in place of `^name`."""
+    found: set[str] = set()
+    todo = list(atoms)
+    while todo:
+        atom = todo.pop()
+        if atom not in found:
+            found.add(atom)
+            if atom.startswith("^"):
+                before = carried.get(atom.rstrip("~"), EMPTY)
+                todo.extend(cut(before) if atom.endswith("~") else before)
+    return frozenset(atom for atom in found if not atom.startswith("^"))
 
 
 def everything(value: Val, depth: int = 0) -> Atoms:

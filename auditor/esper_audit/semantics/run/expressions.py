@@ -11,7 +11,9 @@ from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import (
     LOST,
+    ONLY_PART,
     STRANGE,
+    Atoms,
     adding,
     as_attribute,
     cut,
@@ -27,6 +29,14 @@ from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
+from esper_audit.semantics.run.heads import (
+    compares_with_literal,
+    cuts_ends,
+    holds_heads,
+    other_parts_taken,
+    sliced,
+    takes_one,
+)
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
 from esper_audit.semantics.tree import literal_number, literal_string
@@ -227,8 +237,9 @@ class Expressions(Assignments):
         """`x[...]` on containers, shapes, layers and tensors."""
         container = self.eval(node.value)
         keys = self.subscripts(node)
-        if container.kind in ("tuple", "list", "dict") and len(keys) == 1:
-            return self.lookup_item(container, keys[0])
+        if container.kind in ("tuple", "list", "dict", "pairs", "values") and len(keys) == 1:
+            part = sliced(container, node) if keys[0].kind == "slice" else self.lookup_item(container, keys[0])
+            return adding(part, frozenset({ONLY_PART})) if self.leaves_heads_out(container, node) else part
         if container.kind == "layer" and isinstance(container.ref, tuple):
             return container
         if container.kind == "shape":
@@ -236,6 +247,12 @@ class Expressions(Assignments):
         if container.kind in ("tensor", "unknown"):
             return self.index(container, node, keys)
         return UNKNOWN
+
+    def leaves_heads_out(self, container: Val, node: cst.Subscript) -> bool:
+        """Whether only some of what a container has for the heads is taken, and the function takes no other part."""
+        if self.function.node is None or not (cuts_ends(node) or takes_one(node)):
+            return False
+        return holds_heads(container) and not other_parts_taken(self.function.node, node)
 
     def index(self, value: Val, node: cst.Subscript, keys: list[Val]) -> Val:
         """A tensor under its subscripts: what becomes of its rank."""
@@ -556,8 +573,8 @@ class Expressions(Assignments):
     def comprehension(self, node: cst.ListComp | cst.GeneratorExp | cst.SetComp) -> Val:
         """A comprehension as a list whose elements are alike."""
         before = dict(self.env)
-        self.comp_for(node.for_in)
-        element = self.eval(node.elt)
+        partial = self.comp_for(node.for_in)
+        element = adding(self.eval(node.elt), partial)
         count = self.literal_count(node.for_in)
         self.env = before
         return sequence("list", [element] * count) if count else Val("list", items=((None, element),))
@@ -578,18 +595,20 @@ class Expressions(Assignments):
     def dict_comprehension(self, node: cst.DictComp) -> Val:
         """A dict comprehension: one entry stands for all."""
         before = dict(self.env)
-        self.comp_for(node.for_in)
-        key, value = self.eval(node.key), self.eval(node.value)
+        partial = self.comp_for(node.for_in)
+        key, value = self.eval(node.key), adding(self.eval(node.value), partial)
         self.env = before
         return Val("dict", items=((pattern_of(key), value),))
 
-    def comp_for(self, node: cst.CompFor) -> None:
-        """Bind the targets of a comprehension and evaluate its conditions."""
-        self.bind_loop(node.target, self.eval(node.iter))
-        for condition in node.ifs:
-            self.test(condition.test)
-        if node.inner_for_in:
-            self.comp_for(node.inner_for_in)
+    def comp_for(self, node: cst.CompFor) -> Atoms:
+        """Bind the targets of a comprehension; what its conditions depend on, and that they leave heads out."""
+        iterated = self.eval(node.iter)
+        self.bind_loop(node.target, iterated)
+        tests = [condition.test for condition in node.ifs]
+        found = EMPTY.union(*map(self.tested, tests))
+        if any(map(compares_with_literal, tests)) and holds_heads(iterated):
+            found |= {ONLY_PART}
+        return found | self.comp_for(node.inner_for_in) if node.inner_for_in else found
 
     def number(self, node: cst.Integer | cst.Float) -> Val:
         """A number literal."""

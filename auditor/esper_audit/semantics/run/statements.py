@@ -6,9 +6,10 @@ from typing import Any
 
 import libcst as cst
 
-from esper_audit.semantics.depends import adding, everything
+from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, adding, everything
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.run.expressions import Expressions
+from esper_audit.semantics.run.heads import assigned_names, holds_heads, is_read, leaves_out_rounds
 from esper_audit.semantics.run.scope import entered
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
@@ -94,7 +95,7 @@ class Execution(Expressions):
         if isinstance(node, cst.For):
             iterated = self.eval(node.iter)
             self.bind_loop(node.target, iterated)
-            self.loop(node.body.body)
+            self.loop(node, heads=holds_heads(iterated))
             if node.orelse:
                 self.block(node.orelse.body.body)
             return False
@@ -136,10 +137,30 @@ class Execution(Expressions):
             return False
         return False
 
-    def loop(self, body: Any) -> None:
-        """Run the body of a loop once; that it may not run at all is joined in."""
+    def loop(self, node: cst.For, *, heads: bool) -> None:
+        """Run the body of a loop once; that it may not run at all is joined in.
+
+        What a variable holds when a round begins may come from the round before: `^name` stands for that. With
+        `heads`, each round is about another head, and what is left out or written over is taken note of.
+        """
         before = dict(self.env)
-        self.block(body)
+        number = self.interpreter.order_of(node)
+        written = assigned_names(node.body)
+        atoms = {name: f"^{name}@{number}" for name in written if name in before}
+        for name, atom in atoms.items():
+            self.env[name] = adding(before[name], frozenset({atom}))
+        self.block(node.body.body)
+        for name, atom in atoms.items():
+            self.interpreter.carried[atom] = (everything(self.env[name]) | everything(before[name])) - {atom}
+        leaves_out = heads and leaves_out_rounds(node.body)
+        for name in written:
+            value = self.env.get(name)
+            if value is None or not (heads and value.roles & {"log_prob", "entropy"}):
+                continue
+            if leaves_out:
+                self.env[name] = adding(value, frozenset({ONLY_PART}))
+            elif atoms.get(name) not in everything(value) and not is_read(node.body, name):
+                self.env[name] = adding(value, frozenset({ONLY_LAST}))
         self.env = _merge(before, self.env)
 
     def branch(self, node: cst.If) -> bool:
