@@ -10,6 +10,7 @@ import libcst as cst
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import (
+    CHOICE,
     LOST,
     ONLY_PART,
     STRANGE,
@@ -113,6 +114,8 @@ class Expressions(Assignments):
         used = self.used
         if stops_gradient(node, name):
             value, used = without_gradient(value), cut(used)
+        if name == "argmax":
+            used = used | {f"{CHOICE}{self.interpreter.order_of(node)}"}
         if name.endswith("_") and isinstance(node.func, cst.Attribute) and isinstance(node.func.value, cst.Name):
             changed = self.env.get(node.func.value.value)
             if changed is not None and not name.startswith("_"):

@@ -8,7 +8,7 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
-from esper_audit.semantics.depends import STRANGE, adding, of_strange_source
+from esper_audit.semantics.depends import STRANGE, adding, cut, of_strange_source
 from esper_audit.semantics.model import ClassModel, Function
 from esper_audit.semantics.run.frames import BASE, ClassFlow, Frame, PlainObject, class_of
 from esper_audit.semantics.run.scope import GRADIENT_FREE
@@ -189,7 +189,8 @@ class ProjectCalls(TorchCalls):
         if forward is None:
             self.record("call", node, name=".", target=callee, args=args, kwargs=kwargs)
             return UNKNOWN
-        return adding(self.invoke(forward, callee, args, kwargs, node, called="__call__"), callee.deps)
+        result = self.invoke(forward, callee, args, kwargs, node, called="__call__")
+        return adding(result, cut(callee.deps) if self.contexts & GRADIENT_FREE else callee.deps)
 
     def invoke(
         self,

@@ -13,6 +13,7 @@ from esper_audit.semantics.run.heads import assigned_names, holds_heads, is_read
 from esper_audit.semantics.run.scope import entered
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
+    EMPTY,
     NONE,
     Val,
     join,
@@ -144,10 +145,11 @@ class Execution(Expressions):
         `heads`, each round is about another head, and what is left out or written over is taken note of.
         """
         before = dict(self.env)
-        number = self.interpreter.order_of(node)
+        number = len(self.interpreter.carried)  # each run of a loop has rounds of its own
         written = assigned_names(node.body)
         atoms = {name: f"^{name}@{number}" for name in written if name in before}
         for name, atom in atoms.items():
+            self.interpreter.carried[atom] = EMPTY
             self.env[name] = adding(before[name], frozenset({atom}))
         self.block(node.body.body)
         for name, atom in atoms.items():
