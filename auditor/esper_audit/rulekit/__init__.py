@@ -19,7 +19,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
-from esper_audit.semantics.depends import CHOICE, ONLY_LAST, ONLY_PART, bare, everything
+from esper_audit.semantics.depends import CHOICE, ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -66,6 +66,7 @@ __all__ = [
     "OTHER",
     "UNKNOWN",
     "VALUE_METHOD",
+    "Atoms",
     "Case",
     "Category",
     "ClassModel",

@@ -91,9 +91,16 @@ def adding(value: Val, atoms: Atoms) -> Val:
     """The value, and every tensor in it, depending on the atoms too."""
     if not atoms or value.kind in _CARRIES_NOTHING:
         return value
+    if value.kind == "pairs" and isinstance(value.ref, tuple):
+        value = value.but(ref=tuple(adding(part, atoms) for part in value.ref))
     if value.kind in _PARTS and value.items:
         return value.but(items=tuple((key, adding(part, atoms)) for key, part in value.items))
     return value if atoms <= value.deps else value.but(deps=value.deps | atoms)
+
+
+def remarks(atoms: Atoms) -> Atoms:
+    """What is said of the way rather than of the sources: `!part` and its kin."""
+    return frozenset(atom for atom in atoms if atom.startswith("!"))
 
 
 def without_gradient(value: Val) -> Val:

@@ -90,6 +90,12 @@ class Method:
         )
 
     @property
+    def discarded(self) -> frozenset[str]:
+        """The parameters that it, or what it calls, does away with by `del`."""
+        values = (event.value for event, _ in self.frame.walk() if event.kind == "discard")
+        return frozenset[str]().union(*(bare(value.deps) for value in values))
+
+    @property
     def starts(self) -> tuple[str, ...]:
         """Its parameters that say where episodes start."""
         return tuple(param.name for param in self.function.params[1:] if names_start(param.name))

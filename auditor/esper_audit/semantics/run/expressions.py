@@ -22,6 +22,7 @@ from esper_audit.semantics.depends import (
     function_name,
     hands_on,
     of_strange_source,
+    part_of,
     stops_gradient,
     without_gradient,
 )
@@ -99,6 +100,10 @@ class Expressions(Assignments):
             return without_gradient(value)
         if value.kind in ("unknown", "tensor") and not value.deps:
             return adding(value, self.used)
+        if isinstance(node, cst.Subscript) and value.kind == "unknown" and "hidden" in value.roles:
+            index = node.slice[0].slice if len(node.slice) == 1 else None
+            if isinstance(index, cst.Index) and isinstance(index.value, cst.Integer):
+                return value.but(deps=part_of(value, int(literal_number(index.value))))  # h or c
         if isinstance(node, cst.Subscript) and value.kind in ("unknown", "tensor") and any(map(_may_index, node.slice)):
             return adding(value, cut(self.used - value.deps))
         return value

@@ -8,7 +8,7 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
-from esper_audit.semantics.depends import STRANGE, adding, cut, of_strange_source
+from esper_audit.semantics.depends import STRANGE, adding, cut, of_strange_source, remarks
 from esper_audit.semantics.model import ClassModel, Function
 from esper_audit.semantics.run.frames import BASE, ClassFlow, Frame, PlainObject, class_of
 from esper_audit.semantics.run.scope import GRADIENT_FREE
@@ -130,7 +130,9 @@ class ProjectCalls(TorchCalls):
             return with_role(UNKNOWN, role)
         if owner.kind == "module" and callee.kind == "ext":
             return self.external(node, str(callee.ref), args, kwargs)
-        return self.call_value(node, callee, args, kwargs)
+        result = self.call_value(node, callee, args, kwargs)
+        said = remarks(owner.deps)
+        return adding(result, said) if said else result
 
     def super_call(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`super().name(...)`: the next definition in the lineage, or the torch class behind it."""

@@ -99,7 +99,9 @@ class TorchCalls(Containers):
             kind = "tuple" if name == "tuple" else "list"
             if first.kind in ("list", "tuple") and first.items is not None:
                 return first.but(kind=kind)
-            return Val(kind, items=first.items if first.kind == "values" else None)
+            if first.kind == "pairs":
+                return first if first.items else first.but(items=((None, sequence("tuple", list(first.ref))),))
+            return Val(kind, items=first.items if first.kind == "values" else None, deps=everything(first))
         if name == "dict":
             given = first.items or () if first.kind == "dict" else _as_items(first)
             return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
