@@ -19,7 +19,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
-from esper_audit.semantics.depends import CHOICE, ONLY_LAST, ONLY_PART, Atoms, bare, everything
+from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -34,7 +34,9 @@ from esper_audit.semantics.outputs import (
     Method,
     Output,
     acting,
+    choice_of,
     first_round,
+    has_layers,
     input_atoms,
     is_known,
     names_start,
@@ -55,7 +57,6 @@ from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
-    "CHOICE",
     "EVALUATE",
     "FORWARD",
     "GRADIENT_FREE",
@@ -114,6 +115,7 @@ __all__ = [
     "axis_of_lift",
     "bare",
     "buffer_fields",
+    "choice_of",
     "compiled_checkpoints",
     "core_calls",
     "dead_attributes",
@@ -129,6 +131,7 @@ __all__ = [
     "forward_calls_on_parts",
     "fresh_hidden_states",
     "gradient_free_block",
+    "has_layers",
     "head_name",
     "head_size",
     "input_atoms",

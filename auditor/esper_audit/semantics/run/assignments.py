@@ -125,6 +125,8 @@ class Assignments(Conditions):
     def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
         """Bind the target of a loop to what one round may see."""
         element = join_all(iterated.elements()) if iterated.items else Val(deps=everything(iterated))
+        if iterated.kind == "dict":
+            element = Val("str")  # a dict gives its keys, which are names wherever networks are concerned
         if iterated.kind == "tensor":
             element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
         if iterated.kind == "pairs" and iterated.ref is not None:
