@@ -62,6 +62,17 @@ def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
             yield event, event.target
 
 
+def means_over_heads(frame: Frame, role: str) -> Iterator[Event]:
+    """Means of log-probs or entropies along the axis of the parts of an action."""
+    for event, _ in frame.walk():
+        if event.kind != "call" or event.name not in (".mean", "torch.mean"):
+            continue
+        given = (event.target, *event.args) if event.name == ".mean" else event.args
+        axis = event.kwargs.get("dim", given[1] if len(given) > 1 else None)
+        if axis is not None and given and role in given[0].roles and f"parts:{axis.const}" in given[0].tags:
+            yield event
+
+
 @once
 def act_and_evaluate(net: NetworkClass) -> tuple[tuple[Scoring, Scoring], ...]:
     """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads."""

@@ -21,6 +21,7 @@ from esper_audit.rulekit import (
     act_and_evaluate,
     acting,
     head_name,
+    means_over_heads,
     returns,
     scored,
 )
@@ -136,16 +137,11 @@ class JointLogProbIncomplete(Rule):
 
     def _means(self, net: NetworkClass) -> Iterator[Hit]:
         for frame in net.frames(ACT, EVALUATE):
-            for event, _ in frame.walk():
-                if event.kind != "call" or event.name not in (".mean", "torch.mean"):
-                    continue
-                given = (event.target, *event.args) if event.name == ".mean" else event.args
-                axis = event.kwargs.get("dim", given[1] if len(given) > 1 else None)
-                if axis is not None and given and f"parts:{axis.const}" in given[0].tags:
-                    yield Hit.at(
-                        event,
-                        f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
-                    )
+            for event in means_over_heads(frame, "log_prob"):
+                yield Hit.at(
+                    event,
+                    f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
+                )
 
     VALID = (
         # all heads, in a loop that begins with the first

@@ -12,6 +12,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import (
     CHOICE,
     LOST,
+    OF_EACH_HEAD,
     ONLY_PART,
     STRANGE,
     Atoms,
@@ -583,6 +584,8 @@ class Expressions(Assignments):
         before = dict(self.env)
         partial = self.comp_for(node.for_in)
         element = adding(self.eval(node.elt), partial)
+        if OF_EACH_HEAD in partial and element.roles & {"log_prob", "entropy"}:
+            element = element.but(tags=element.tags | {"of_each_head"})
         count = self.literal_count(node.for_in)
         self.env = before
         return sequence("list", [element] * count) if count else Val("list", items=((None, element),))
@@ -614,8 +617,8 @@ class Expressions(Assignments):
         self.bind_loop(node.target, iterated)
         tests = [condition.test for condition in node.ifs]
         found = EMPTY.union(*map(self.tested, tests))
-        if any(map(compares_with_literal, tests)) and holds_heads(iterated):
-            found |= {ONLY_PART}
+        if holds_heads(iterated):
+            found |= {OF_EACH_HEAD, ONLY_PART} if any(map(compares_with_literal, tests)) else {OF_EACH_HEAD}
         return found | self.comp_for(node.inner_for_in) if node.inner_for_in else found
 
     def number(self, node: cst.Integer | cst.Float) -> Val:

@@ -224,9 +224,10 @@ class TorchCalls(Containers):
                 else None
             )
             tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
-            if short == "stack" and "part" in tags and all(key is not None for key, _ in first.items or ()):
+            counted = "part" in tags and all(key is not None for key, _ in first.items or ())
+            if short == "stack" and (counted or "of_each_head" in tags):
                 axis = (args[1] if len(args) > 1 else kwargs.get("dim", constant(0))).const
-                tags = tags - {"part"} | {f"parts:{axis}"}
+                tags = tags - {"part", "of_each_head"} | {f"parts:{axis}"}
             home = parts.home if all(each.home for each in first.elements()) else EMPTY
             self.meet(node, *first.elements())
             return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
