@@ -24,7 +24,7 @@ from esper_audit.semantics.forward_calls import direct_forward_calls, forward_ca
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
-from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
+from esper_audit.semantics.lstm_bias import GateBiasWrite, gate_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
@@ -58,10 +58,10 @@ __all__ = [
     "Delete",
     "EagerCore",
     "Event",
-    "ForgetBiasWrite",
     "Frame",
     "FreshState",
     "Function",
+    "GateBiasWrite",
     "Guard",
     "Head",
     "Hit",
@@ -100,9 +100,9 @@ __all__ = [
     "dotted",
     "eager_cores",
     "find",
-    "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
+    "gate_bias_writes",
     "gradient_free_block",
     "head_name",
     "head_size",
