@@ -21,6 +21,7 @@ from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
+from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
@@ -61,6 +62,7 @@ __all__ = [
     "Frame",
     "FreshState",
     "Function",
+    "FusedWrite",
     "GateBiasWrite",
     "Guard",
     "Head",
@@ -102,6 +104,7 @@ __all__ = [
     "find",
     "forward_calls_on_parts",
     "fresh_hidden_states",
+    "fused_writes",
     "gate_bias_writes",
     "gradient_free_block",
     "head_name",
