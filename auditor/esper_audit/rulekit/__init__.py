@@ -22,6 +22,7 @@ from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
+from esper_audit.semantics.head_gains import HeadGain, head_gains
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
@@ -66,6 +67,7 @@ __all__ = [
     "GateBiasWrite",
     "Guard",
     "Head",
+    "HeadGain",
     "Hit",
     "Insert",
     "InsertLines",
@@ -107,6 +109,7 @@ __all__ = [
     "fused_writes",
     "gate_bias_writes",
     "gradient_free_block",
+    "head_gains",
     "head_name",
     "head_size",
     "late_validation",
