@@ -19,6 +19,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
+from esper_audit.semantics.depends import CHOICE, ONLY_LAST, ONLY_PART, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
@@ -31,6 +32,20 @@ from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.outputs import (
+    Method,
+    Output,
+    acting,
+    first_round,
+    input_atoms,
+    is_known,
+    names_start,
+    returns,
+    scored,
+    sources_of,
+    state_atoms,
+    stepping,
+)
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
@@ -42,11 +57,14 @@ from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
+    "CHOICE",
     "EVALUATE",
     "FORWARD",
     "GRADIENT_FREE",
     "HOT_ROLES",
     "INITIAL_STATE",
+    "ONLY_LAST",
+    "ONLY_PART",
     "OTHER",
     "UNKNOWN",
     "VALUE_METHOD",
@@ -76,9 +94,11 @@ __all__ = [
     "Made",
     "MaskMark",
     "MaskStep",
+    "Method",
     "ModuleModel",
     "NetworkClass",
     "Note",
+    "Output",
     "PlainContainer",
     "Praise",
     "Repair",
@@ -91,9 +111,11 @@ __all__ = [
     "Val",
     "Validation",
     "act_and_evaluate",
+    "acting",
     "as_given",
     "assigned",
     "axis_of_lift",
+    "bare",
     "buffer_fields",
     "compiled_checkpoints",
     "core_calls",
@@ -103,7 +125,10 @@ __all__ = [
     "direct_forward_calls",
     "dotted",
     "eager_cores",
+    "everything",
     "find",
+    "first_round",
+    "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
     "fused_writes",
@@ -112,6 +137,8 @@ __all__ = [
     "head_gains",
     "head_name",
     "head_size",
+    "input_atoms",
+    "is_known",
     "late_validation",
     "leaves",
     "left_behind",
@@ -121,9 +148,15 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "names_start",
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
+    "returns",
+    "scored",
+    "sources_of",
+    "state_atoms",
+    "stepping",
     "tensor_role",
     "time_loops",
     "true_is_valid",
