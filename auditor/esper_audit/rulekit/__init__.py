@@ -26,6 +26,7 @@ from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
 from esper_audit.semantics.head_gains import HeadGain, head_gains
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
+from esper_audit.semantics.kept_results import KeptGraph, kept_graphs
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import GateBiasWrite, gate_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
@@ -89,6 +90,7 @@ __all__ = [
     "Hit",
     "Insert",
     "InsertLines",
+    "KeptGraph",
     "LeftBehind",
     "LostWrite",
     "Made",
@@ -139,6 +141,7 @@ __all__ = [
     "head_size",
     "input_atoms",
     "is_known",
+    "kept_graphs",
     "late_validation",
     "leaves",
     "left_behind",

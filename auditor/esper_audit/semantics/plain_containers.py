@@ -66,7 +66,7 @@ def plain_containers(net: NetworkClass) -> Iterator[PlainContainer]:
         parts = [part for event in events for part in event.value.flat()]
         filling = [event for event in events if event.value.items or event.kind == "kept"]
         owned = bool(filling) and all(_makes_parameters(event) for event in filling)
-        hidden = not any(_is_stateful(net, part) for part in parts) or _hides_one(events, name)
+        hidden = not any(is_stateful(net, part) for part in parts) or _hides_one(events, name)
         if hidden and not owned:
             continue
         fresh = owned or _makes_anew(init, filling)
@@ -122,12 +122,12 @@ def _makes_anew(init: Frame, events: list[Event]) -> bool:
     return bool(entries) and all(entry in of_sizes for entry in entries)
 
 
-def _is_stateful(net: NetworkClass, part: Val) -> bool:
+def is_stateful(net: NetworkClass, part: Val) -> bool:
     """Whether a value is a module made here that has parameters for sure."""
     if part.kind == "layer":
         made = isinstance(part.ref, tuple) and part.ref[1] is not None
         if made and part.items is not None:
-            return any(_is_stateful(net, inner) for inner in part.elements())
+            return any(is_stateful(net, inner) for inner in part.elements())
         name = str(part.ref[0]).rsplit(".", 1)[-1] if made else ""
         return (
             made and name not in (*_STATELESS, "Sequential", "ModuleList", "ModuleDict") and not name.endswith("Loss")
