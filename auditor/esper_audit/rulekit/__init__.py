@@ -54,6 +54,7 @@ from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
+from esper_audit.semantics.unsaved import Unsaved, unsaved
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "Severity",
     "Step",
     "TimeLoop",
+    "Unsaved",
     "Val",
     "Validation",
     "act_and_evaluate",
@@ -164,6 +166,7 @@ __all__ = [
     "time_loops",
     "true_is_valid",
     "unreduced_calls",
+    "unsaved",
     "validated_distributions",
     "without_attribute",
     "without_import",
