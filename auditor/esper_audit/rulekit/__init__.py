@@ -22,10 +22,13 @@ from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
+from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
+from esper_audit.semantics.head_gains import HeadGain, head_gains
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
+from esper_audit.semantics.kept_results import KeptGraph, kept_graphs
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
-from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
+from esper_audit.semantics.lstm_bias import GateBiasWrite, gate_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
@@ -53,6 +56,7 @@ from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size, means_over_heads
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
+from esper_audit.semantics.unsaved import Unsaved, unsaved
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
@@ -78,15 +82,18 @@ __all__ = [
     "Delete",
     "EagerCore",
     "Event",
-    "ForgetBiasWrite",
     "Frame",
     "FreshState",
     "Function",
+    "FusedWrite",
+    "GateBiasWrite",
     "Guard",
     "Head",
+    "HeadGain",
     "Hit",
     "Insert",
     "InsertLines",
+    "KeptGraph",
     "LeftBehind",
     "LostWrite",
     "Made",
@@ -106,6 +113,7 @@ __all__ = [
     "Severity",
     "Step",
     "TimeLoop",
+    "Unsaved",
     "Val",
     "Validation",
     "act_and_evaluate",
@@ -130,12 +138,16 @@ __all__ = [
     "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
+    "fused_writes",
+    "gate_bias_writes",
     "gradient_free_block",
     "has_layers",
+    "head_gains",
     "head_name",
     "head_size",
     "input_atoms",
     "is_known",
+    "kept_graphs",
     "late_validation",
     "leaves",
     "left_behind",
@@ -159,6 +171,7 @@ __all__ = [
     "time_loops",
     "true_is_valid",
     "unreduced_calls",
+    "unsaved",
     "validated_distributions",
     "without_attribute",
     "without_import",

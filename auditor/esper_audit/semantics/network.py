@@ -592,6 +592,11 @@ class NetworkClass:
                     yield model
 
 
+def names_head(name: str) -> bool:
+    """Whether an attribute's name says that it is an output head, of the policy or of the value."""
+    return bool(_VALUE_HEAD.search(name) or _POLICY_HEAD.search(name) or name.endswith(("_head", "_heads")))
+
+
 def _is_half(node: ast.AST) -> bool:
     """`.half`, `torch.float16`, a GradScaler, or an autocast that leaves the dtype to its default."""
     name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

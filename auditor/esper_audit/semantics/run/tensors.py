@@ -29,6 +29,10 @@ _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties g
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
 CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu"})  # what an operation hands on
 THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
+_EXPANDS = frozenset({"expand", "expand_as", "broadcast_to"})
+_MAY_COPY = frozenset(
+    {*facts.DTYPE_METHODS, *"clone contiguous reshape flatten repeat tile to type type_as cuda cpu".split()}
+)
 
 RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as training likes
 EXP_RAW = frozenset({"exp_raw_output", "exp_raw_parameter"})
@@ -52,6 +56,8 @@ class Tensors(Scope):
             return UNKNOWN
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
+        if name in _MAY_COPY and "expanded" in value.tags:
+            value = value.but(tags=value.tags - {"expanded"})
         owner = node.func.value if isinstance(node.func, cst.Attribute) else None
         if name.endswith("_") and isinstance(owner, cst.Name) and owner.value in self.env:
             changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
@@ -208,6 +214,8 @@ class Tensors(Scope):
             value = unsqueezed(value)
         elif name in ("broadcast_to", "unflatten"):
             rank = None
+        if name in _EXPANDS:
+            value = value.but(tags=value.tags | {"expanded"})
         if (
             name in ("unsqueeze", "reshape", "view", "view_as", "expand_as", "reshape_as")
             and value.origins
