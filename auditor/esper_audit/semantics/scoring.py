@@ -11,6 +11,7 @@ import libcst as cst
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.roles import ACT, EVALUATE, tensor_role
+from esper_audit.semantics.run.containers import layers_in
 from esper_audit.semantics.values import Val
 
 _NO_CHANGE = ("head", "squeeze")
@@ -90,4 +91,7 @@ def head_size(net: NetworkClass, made: cst.CSTNode) -> str:
 
 
 def _is_made_by(layer: Val, made: cst.CSTNode) -> bool:
-    return isinstance(layer.ref, tuple) and layer.ref[1] is made
+    """Whether a call makes a layer, or one of those in a container of layers."""
+    held = layers_in(layer)
+    parts = held.elements() if held is not None else ()
+    return (isinstance(layer.ref, tuple) and layer.ref[1] is made) or any(_is_made_by(part, made) for part in parts)

@@ -16,6 +16,7 @@ DROPOUT = {
     "torch.nn.MultiheadAttention": ("dropout", 2, 0.0),
     "torch.nn.functional.dropout": ("p", 1, 0.5),
 }
+COLLECTIONS = frozenset({"torch.nn.ModuleList", "torch.nn.ModuleDict"})
 BATCH_NORM = frozenset(
     f"torch.nn.{name}"
     for name in (*(f"{lazy}BatchNorm{d}d" for lazy in ("", "Lazy") for d in (1, 2, 3)), "SyncBatchNorm")

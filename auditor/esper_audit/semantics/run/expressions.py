@@ -12,7 +12,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.model import ClassModel
 from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
-from esper_audit.semantics.run.containers import Pattern, pattern_of
+from esper_audit.semantics.run.containers import Pattern, member_of, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
 from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
 from esper_audit.semantics.tree import literal_number, literal_string
@@ -97,6 +97,8 @@ class Expressions(Assignments):
                     return self.invoke(function, owner, (), {}, None)
                 return Val("bound", ref=(function, owner))
             value = flow.attribute(name)
+            if value is not None and value.kind == "layer" and value.ref and value.ref[0] in facts.COLLECTIONS:
+                return value.but(origins=frozenset({f"@{name}"}))  # what comes out of one of its layers keeps it
             if value is not None and (value.kind != "unknown" or value.roles or value.home):
                 named = value.kind == "tensor" and not value.roles
                 return with_role(value, role_names.tensor_role(name)) if named else value
@@ -158,7 +160,7 @@ class Expressions(Assignments):
         if container.kind in ("tuple", "list", "dict") and len(keys) == 1:
             return self.lookup_item(container, keys[0])
         if container.kind == "layer" and isinstance(container.ref, tuple):
-            return container
+            return member_of(container, keys[0] if len(keys) == 1 else UNKNOWN)
         if container.kind == "shape":
             return _part_of_shape(container, node, keys)
         if container.kind in ("tensor", "unknown"):

@@ -111,6 +111,11 @@ class ClassFlow:
         """`self`, as methods see it."""
         return Val("instance", ref=self)
 
+    @property
+    def building(self) -> bool:
+        """Whether the constructor is running."""
+        return self._building
+
     def build(self) -> None:
         """Run the constructor once, so that methods know the attributes."""
         if self.init_frame is not None or self._building:

@@ -18,6 +18,7 @@ from esper_audit.semantics.values import (
     NONE,
     UNKNOWN,
     Val,
+    map_tensors,
     sequence,
     with_role,
 )
@@ -172,7 +173,8 @@ class ProjectCalls(TorchCalls):
         if kind == "class":
             return self.construct(node, callee, args, kwargs)
         if kind == "layer":
-            return self.touched_all(self.layer_call(node, callee, args, kwargs))
+            result = self.touched_all(self.layer_call(node, callee, args, kwargs))
+            return map_tensors(result, lambda value: value.but(origins=value.origins | callee.origins))
         if kind == "instance":
             return self.instance_call(node, callee, args, kwargs)
         self.record("call", node, name=".", target=callee, args=args, kwargs=kwargs)

@@ -8,7 +8,7 @@ import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.project import as_float, is_torch_module
-from esper_audit.semantics.run.containers import Containers
+from esper_audit.semantics.run.containers import Containers, is_collection, layers_in, member_of, with_layer
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS, comes_from_outside
 from esper_audit.semantics.values import (
@@ -84,6 +84,7 @@ class TorchCalls(Containers):
 
     def builtin(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Calls of builtins."""
+        args = tuple(Val("list", items=((None, member_of(a)),)) if layers_in(a) is not None else a for a in args)
         first = args[0] if args else UNKNOWN
         if name == "float":
             value = as_float(first.const)
@@ -305,7 +306,18 @@ class TorchCalls(Containers):
         if name in ("to", "cuda", "cpu", "eval", "train", "double", "half", "float", "requires_grad_", "apply"):
             return owner
         self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
+        if name == "append" and len(args) == 1 and is_collection(owner) and isinstance(node.func, cst.Attribute):
+            self.put_back(node.func.value, with_layer(owner, None, args[0]))
+            return owner
+        if layers_in(owner) is not None:
+            return self.of_collection(owner, name)
         return UNKNOWN
+
+    def of_collection(self, owner: Val, name: str) -> Val:
+        """`items` and `values` of a `ModuleDict`: one layer stands for all."""
+        if name == "items":
+            return Val("pairs", ref=(Val("str"), member_of(owner)))
+        return Val("list", items=((None, member_of(owner)),)) if name in ("values", "children") else UNKNOWN
 
     def layer_call(self, node: cst.Call, layer: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """A layer applied to its input: rank, role and hidden state of what it gives."""
@@ -367,6 +379,9 @@ def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
 
 def _certainly(layer: Val) -> frozenset[str]:
     """What the output of a layer certainly is, by the last part of it: see CERTAIN."""
+    held = layers_in(layer) if "member" in layer.tags else None
+    if held is not None:  # one of those in a container: what all of them are
+        return frozenset.intersection(*(_certainly(part) for part in held.elements()))
     while layer.items and layer.kind == "layer" and "either" not in layer.tags:
         if layer.ref[0] != "torch.nn.Sequential":
             return EMPTY
@@ -380,7 +395,10 @@ def _certainly(layer: Val) -> frozenset[str]:
 
 
 def _left_layer(layer: Val) -> frozenset[Step]:
-    """Where the steps of a layer's output begin: with the call that made the layer."""
+    """Where the steps of a layer's output begin: with the call that made the layer, or any of those in a container."""
+    held = layers_in(layer) if "member" in layer.tags else None
+    if held is not None:
+        return EMPTY.union(*(_left_layer(part) for part in held.elements()))
     made = layer.ref[1] if isinstance(layer.ref, tuple) else None
     return frozenset({Step("head", made)}) if isinstance(made, cst.Call) else EMPTY
 
