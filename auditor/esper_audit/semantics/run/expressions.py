@@ -252,6 +252,7 @@ class Expressions(Assignments):
         if operator == "Subtract" and "batch_mean" in right.tags and left.is_tensorish:
             self.record("centre", node, target=left, other=right)
             tags = tags | {"batch_mixed"}
+        tags = tags | _averaged(operator, left, right)
         if operator == "Divide":
             self.record("divide", node, target=left, other=right)
         if operator == "Subtract" and "lse" in right.tags:
@@ -291,8 +292,10 @@ class Expressions(Assignments):
         if operator in ("Multiply", "Divide") and operand.const in (1, 1.0) and operand.const is not NOTHING:
             return followed.steps
         kind = "?"  # what is added may be a bias made from a mask, or nothing that softmax sees
-        if operator == "Multiply" and "mask" in operand.roles:
+        if operator in ("Multiply", "Add", "Subtract") and "mask" in operand.roles:
             kind = "mask"
+        elif operator in ("Add", "Subtract") and "random" in operand.tags:
+            kind = "noise"
         elif operator in ("Multiply", "Divide") and not self.is_optional(operand):
             kind = "scale"
         return stepped(followed, kind, node, self.function).steps
@@ -590,6 +593,16 @@ def _kept(left: Val, right: Val) -> frozenset[str]:
     for state, factor in ((left, right), (right, left)):
         if "hidden" in state.roles and "hidden" not in factor.roles and factor.is_tensorish and not factor.steps:
             return frozenset({"kept"})
+    return EMPTY
+
+
+def _averaged(operator: str, left: Val, right: Val) -> frozenset[str]:
+    """`batch_mean` for the mean of a batch that is scaled, or mixed into a `running` one: no rows are left in it."""
+    for mean, other in ((left, right), (right, left)):
+        rows = (other.kind == "unknown" or comes_from_outside(other)) and "batch_mean" not in other.tags
+        if "batch_mean" in mean.tags and not rows and (mean is left or operator in ("Add", "Multiply")):
+            both = (left.tags | right.tags) & {"batch_mean", "running"}
+            return both if other.kind in ("number", "bool") or "batch_mean" in other.tags else both | {"running"}
     return EMPTY
 
 

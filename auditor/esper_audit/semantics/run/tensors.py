@@ -5,6 +5,7 @@ from __future__ import annotations
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.run.frames import ClassFlow
 from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
@@ -27,7 +28,7 @@ from esper_audit.semantics.values import (
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
-CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu"})  # what an operation hands on
+CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu", "random"})  # what an operation hands on
 THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
 
 RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as training likes
@@ -55,7 +56,13 @@ class Tensors(Scope):
         owner = node.func.value if isinstance(node.func, cst.Attribute) else None
         if name.endswith("_") and isinstance(owner, cst.Name) and owner.value in self.env:
             changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
-            self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS))
+            drawn = {"random"} if name in facts.DRAWN_IN_PLACE else EMPTY
+            self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS) | drawn)
+        if name.endswith("_") and isinstance(owner, cst.Attribute) and any("batch_mean" in arg.tags for arg in args):
+            # A buffer that takes up the mean of each batch it sees is a statistic of the batch itself.
+            holder = self.eval(owner.value)
+            if isinstance(holder.ref, ClassFlow):
+                holder.ref.store(owner.attr.value, value.but(tags=value.tags | {"batch_mean", "running"}))
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
         if name in ("to", "type", "type_as"):
@@ -366,8 +373,9 @@ class Tensors(Scope):
         if name in ("sum", "mean") and "p_logp" in value.tags:
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
-        dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
-        if name == "mean" and dim == 0 and value.rank != 1:
+        dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN))
+        dims = [each.const for each in dim.elements()] if dim.kind in ("tuple", "list") else [dim.const]
+        if name == "mean" and 0 in dims and value.rank != 1:
             tags = tags | {"batch_mean"}
         return tensor(rank, tags=tags, steps=unsqueezed(value).steps).but(roles=frozenset(roles))
 

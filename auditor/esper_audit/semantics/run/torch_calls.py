@@ -12,6 +12,7 @@ from esper_audit.semantics.run.containers import Containers, is_collection, laye
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS, comes_from_outside
 from esper_audit.semantics.values import (
+    CERTAIN,
     EMPTY,
     NOTHING,
     UNKNOWN,
@@ -149,7 +150,7 @@ class TorchCalls(Containers):
             if dtype is None
             else None,
             const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
-            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]},
+            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]} | _random(name),
             made=frozenset({made}),
             home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
         )
@@ -190,7 +191,11 @@ class TorchCalls(Containers):
         if name in facts.LIKE_FACTORIES:
             fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
             return self.touched(
-                tensor(first.rank, const=fill.const, tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")})
+                tensor(
+                    first.rank,
+                    const=fill.const,
+                    tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")} | _random(name),
+                )
             )
         if name in facts.COMPILE:
             return self.compiled(args, kwargs)
@@ -227,6 +232,9 @@ class TorchCalls(Containers):
             home = parts.home if all(each.home for each in first.elements()) else EMPTY
             self.meet(node, *first.elements())
             return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
+        if name in facts.FUNCTIONAL_BATCH_NORM and _trains(args, kwargs):
+            value = first.but(tags=first.tags - (CERTAIN - THROUGH_LAYERS) | {"batch_mixed"}, made=EMPTY)
+            return self.touched(value)
         if name == "torch.nn.functional.dropout" and kwargs.get("training", UNKNOWN).const is not False:
             mixed = {"dropped"} if drops(name, args, kwargs) else EMPTY
             value = self.tensor_method(node, first, short, args[1:], kwargs)
@@ -375,6 +383,17 @@ def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
         if not isinstance(layers, int) or layers < 2:
             return False
     return isinstance(given.const, (int, float)) and given.const > 0
+
+
+def _random(name: str) -> frozenset[str]:
+    """`random` for the factories of random numbers."""
+    return frozenset({"random"} if name.rsplit(".", 1)[1].startswith("rand") else ())
+
+
+def _trains(args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
+    """Whether a call of `batch_norm` uses statistics of the batch: it does not unless told to."""
+    given = kwargs.get("training", args[5] if len(args) > 5 else constant(False))
+    return given.const is not False
 
 
 def _certainly(layer: Val) -> frozenset[str]:
