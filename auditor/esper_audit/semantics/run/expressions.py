@@ -246,8 +246,9 @@ class Expressions(Assignments):
             if masked is not None:
                 return masked
         tags = (left.tags | right.tags) & CARRIED | (_kept(left, right) if operator == "Multiply" else EMPTY)
-        if operator == "Multiply":
+        if operator in ("Multiply", "MatrixMultiply"):
             self.product(left, right, node)
+        if operator == "Multiply":
             tags |= self.mask_product(left, right, node)
         if operator == "Subtract" and "batch_mean" in right.tags and left.is_tensorish:
             self.record("centre", node, target=left, other=right)
@@ -255,6 +256,8 @@ class Expressions(Assignments):
         tags = tags | _averaged(operator, left, right)
         if operator == "Divide":
             self.record("divide", node, target=left, other=right)
+        floor = _floor(operator, left, right)
+        tags = tags | ({"p_floor"} if floor is not None else EMPTY)
         if operator == "Subtract" and "lse" in right.tags:
             tags = tags | {"logp"}
         if operator == "Multiply" and (
@@ -281,7 +284,7 @@ class Expressions(Assignments):
         # A Python number takes the dtype of the floating-point tensor beside it.
         plain = all(side.kind in ("tensor", "number") for side in (left, right)) and len(dtypes) == 1
         dtype = next(iter(dtypes)) if plain and is_float(*dtypes) else None
-        result = tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked, steps=steps)
+        result = tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked, steps=steps, ref=floor)
         return self.touched(result.but(roles=roles))
 
     def binary_steps(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> frozenset[Step]:
@@ -350,7 +353,9 @@ class Expressions(Assignments):
                         return None
                     if isinstance(known, float) and "minus_one" in mask.tags:
                         known = -known
-                    if isinstance(known, str) or abs(known) >= 10:
+                    # Less than 10 is a prior, unless it is taken off where the mask says no.
+                    enough = 2 if mask.tags & {"negated", "minus_one"} else 10
+                    if isinstance(known, str) or abs(known) >= enough:
                         return mask.but(
                             roles=frozenset({"mask_bias"}),
                             const=NOTHING,
@@ -405,7 +410,8 @@ class Expressions(Assignments):
             )
         if isinstance(operator, cst.BitInvert) and "mask" in value.roles:
             self.record("invert", node, target=value)
-            return value.but(tags=value.tags ^ {"negated"})
+            flipped = frozenset({"flipped"} if value.dtype is None else ())
+            return value.but(tags=(value.tags ^ {"negated"}) | flipped)
         if isinstance(operator, cst.Not):
             return Val("bool")
         return value.but(const=NOTHING, made=EMPTY)
@@ -422,12 +428,14 @@ class Expressions(Assignments):
         rights = [self.eval(target.comparator) for target in node.comparisons]
         if len(rights) == 1 and left.is_tensorish and "mask" in left.roles and rights[0].kind in ("number", "bool"):
             operator, bound = node.comparisons[0].operator, rights[0].const
+            self.made_bool(left, node)
             negates = (
                 (isinstance(operator, cst.Equal) and bound in (0, 0.0, False))
                 or isinstance(operator, (cst.LessThan, cst.LessThanEqual))
                 or (isinstance(operator, cst.NotEqual) and bound in (1, True))
             )
-            return left.but(dtype="bool", tags=left.tags ^ {"negated"} if negates else left.tags)
+            left = left.but(dtype="bool", tags=left.tags - {"flipped"})
+            return left.but(tags=left.tags ^ {"negated"}) if negates else left
         self.meet(node, left, *rights)
         if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
             home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY
@@ -594,6 +602,14 @@ def _kept(left: Val, right: Val) -> frozenset[str]:
         if "hidden" in state.roles and "hidden" not in factor.roles and factor.is_tensorish and not factor.steps:
             return frozenset({"kept"})
     return EMPTY
+
+
+def _floor(operator: str, left: Val, right: Val) -> tuple[str, Any] | None:
+    """The number that is added to probabilities before their logarithm is taken, as far as it is known."""
+    for p, number in ((left, right), (right, left)):
+        if operator == "Add" and "p" in p.tags and number.kind == "number":
+            return "floor", number.const
+    return None
 
 
 def _averaged(operator: str, left: Val, right: Val) -> frozenset[str]:

@@ -67,6 +67,9 @@ class Tensors(Scope):
             return self.masked_fill(node, value, args, kwargs)
         if name in ("to", "type", "type_as"):
             return self.moved(value, name, args, kwargs)
+        if name == "bool" or (name == "to" and args and args[0].const == "bool"):
+            self.made_bool(value, node)
+            value = value.but(tags=value.tags - {"flipped"})
         if name in facts.DTYPE_METHODS:
             made = frozenset(Made(m.node, m.module, m.function, True, m.device) for m in value.made)
             return value.but(dtype=facts.DTYPE_METHODS[name], made=made)
@@ -101,6 +104,11 @@ class Tensors(Scope):
         if name == "size":
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
         return self.computed(node, value, name, args, kwargs)
+
+    def made_bool(self, mask: Val, node: cst.CSTNode) -> None:
+        """Record a mask that is made bool after `~`: who writes this expects it to be something else before."""
+        if "flipped" in mask.tags:
+            self.record("invert", node, target=mask, name="~ before bool")
 
     def masking(
         self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, fills_true: bool | None
@@ -271,10 +279,13 @@ class Tensors(Scope):
             tags = (
                 keep
                 | (value.tags & {"p_times_mask"})
-                | ({"logp"} if "p" in value.tags else EMPTY)
+                | ({"logp"} if value.tags & {"p", "p_floor"} else EMPTY)
                 | ({"log_of_count"} if "count" in value.tags else EMPTY)
             )
-            return tensor(value.rank, dtype=value.dtype, tags=tags)
+            if "p_floor" in value.tags:
+                tags, value = tags - {"neg_inf"}, value.but(masked=EMPTY)  # what was 0 is finite now
+            scored = value.but(masked=EMPTY, steps=EMPTY) if "logp" not in tags else value
+            return tensor(value.rank, dtype=value.dtype, tags=tags, masked=scored.masked, steps=scored.steps)
         if name == "exp":
             raw = {f"exp_{tag}" for tag in RAW & value.tags} | (value.tags & {"bounded"})
             return tensor(value.rank, tags=keep | raw | ({"p"} if "logp" in value.tags else EMPTY))
@@ -302,6 +313,9 @@ class Tensors(Scope):
             if "logp" in value.tags:
                 self.record("dist", node, name="gather", target=value)
             roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
+            if value.tags & {"p", "p_floor"}:  # of the action that was taken, and still a probability
+                keep = keep | value.tags & {"p", "p_floor"}
+                return tensor(value.rank, tags=keep, steps=value.steps, masked=value.masked, ref=value.ref).but(roles=roles)
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
@@ -345,6 +359,8 @@ class Tensors(Scope):
         # `bounded` also where another branch does not clamp
         tags = tags - {"tiny_clamp", "affine"} - RAW - EXP_RAW | {"bounded"}
         tags = tags | ({"above_zero"} if bound is not None and bound > 0 else EMPTY)
+        if "p" in tags and bound is not None and bound > 0:
+            value, tags = value.but(ref=("floor", bound)), tags | {"p_floor"}
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import libcst as cst
@@ -79,6 +80,10 @@ class TorchCalls(Containers):
             return Val("finfo")
         if name in ("math.log", "math.sqrt", "math.prod", "numpy.prod", "numpy.log", "numpy.sqrt"):
             return Val("number")
+        if name == "functools.partial" and args and "**" not in kwargs:
+            return Val("partial", ref=(args[0], args[1:], tuple(kwargs.items())))
+        if name == "__import__" and args and isinstance(args[0].const, str):
+            return Val("ext", ref=args[0].const)
         if name in ("copy.deepcopy", "copy.copy") and args:
             return args[0]
         return UNKNOWN
@@ -211,6 +216,10 @@ class TorchCalls(Containers):
             fixed = kwargs.get("requires_grad", UNKNOWN).const is False
             tags = first.tags | ({"parameter"} if fixed else {"parameter", "raw_parameter"})
             return first.but(made=EMPTY, home=EMPTY, kind="tensor", tags=tags)
+        if name == "torch.einsum":
+            operands = [part for arg in args[1:] for part in arg.flat()]
+            for p, log_p in itertools.combinations(operands, 2):
+                self.product(p, log_p, node)
         if name == "torch.where":
             self.meet(node, *args)
             value = self.touched(self.where(node, args))
