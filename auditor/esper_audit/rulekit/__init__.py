@@ -33,7 +33,7 @@ from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
+from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size, scores_actions
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
@@ -118,6 +118,7 @@ __all__ = [
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
+    "scores_actions",
     "tensor_role",
     "time_loops",
     "true_is_valid",

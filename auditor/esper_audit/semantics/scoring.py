@@ -80,6 +80,22 @@ def _act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
                 yield acted, evaluated
 
 
+def scores_actions(net: NetworkClass, value: Val) -> bool:
+    """Whether a value came out of a head that gives actions: it reaches a distribution, or is called a policy's."""
+    policy = {head.name for head in net.policy_heads}
+    return bool("logits" in value.roles or policy & value.from_layers or _made_by(value) & _acting_layers(net))
+
+
+@once
+def _acting_layers(net: NetworkClass) -> frozenset[cst.CSTNode]:
+    """The layers whose output reaches an action distribution, or a choice of log-probs by hand."""
+    return frozenset[cst.CSTNode]().union(*(_made_by(event.target) for _, event, _ in net.events("dist")))
+
+
+def _made_by(value: Val) -> frozenset[cst.CSTNode]:
+    return frozenset(step.node for step in value.steps if step.kind == "head")
+
+
 def head_name(net: NetworkClass, made: cst.CSTNode) -> str:
     """What the network calls a head, in backquotes; `a head` where it has no name of its own here."""
     return next((f"`{name}`" for name, layer in net.layers.items() if _is_made_by(layer, made)), "a head")

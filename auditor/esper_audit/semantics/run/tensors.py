@@ -315,7 +315,9 @@ class Tensors(Scope):
             roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
             if value.tags & {"p", "p_floor"}:  # of the action that was taken, and still a probability
                 keep = keep | value.tags & {"p", "p_floor"}
-                return tensor(value.rank, tags=keep, steps=value.steps, masked=value.masked, ref=value.ref).but(roles=roles)
+                return tensor(value.rank, tags=keep, steps=value.steps, masked=value.masked, ref=value.ref).but(
+                    roles=roles
+                )
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
