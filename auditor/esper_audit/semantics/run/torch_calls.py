@@ -406,7 +406,10 @@ def _trains(args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
 
 
 def _certainly(layer: Val) -> frozenset[str]:
-    """What the output of a layer certainly is, by the last part of it: see CERTAIN."""
+    """What the output of a layer certainly is, by the last part of it: see CERTAIN.
+
+    Of a softmax that may be left out it says `may_squash`.
+    """
     held = layers_in(layer) if "member" in layer.tags else None
     if held is not None:  # one of those in a container: what all of them are
         return frozenset.intersection(*(_certainly(part) for part in held.elements()))
@@ -414,8 +417,10 @@ def _certainly(layer: Val) -> frozenset[str]:
         if layer.ref[0] != "torch.nn.Sequential":
             return EMPTY
         layer = layer.elements()[-1]
-    if layer.kind != "layer" or "either" in layer.tags or not isinstance(layer.ref, tuple):
+    if layer.kind != "layer" or not isinstance(layer.ref, tuple):
         return EMPTY
+    if "either" in layer.tags:
+        return frozenset({"may_squash"} if str(layer.ref[0]).endswith(".Softmax") and not layer.items else ())
     short = layer.ref[0].rsplit(".", 1)[-1] if isinstance(layer.ref[0], str) else ""
     if short in ("Linear", "LazyLinear"):
         return frozenset({"affine"})
