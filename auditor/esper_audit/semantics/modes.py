@@ -53,7 +53,7 @@ def _has(habit: str, event: Event) -> bool:
 
 
 def _is_value_head(net: NetworkClass, event: Event) -> bool:
-    """Whether a step calls a value head, by its name, or by a layer that no policy head has: one helper may make both."""
+    """Whether a step calls a value head: by its name, or by its layer where no policy head has the same."""
     if isinstance(event.node, cst.Call) and isinstance(event.node.func, cst.Attribute):
         name = event.node.func.attr.value
         if any(head.name == name and head.role == "value" for head in net.heads):

@@ -30,9 +30,9 @@ _LOGS = frozenset({"torch.log", ".log", ".log_"})
 class LogOfProbabilities(Rule):
     """
     ## What it does
-    Reports `log` of what a softmax gave, where a policy takes its log-probs or entropies that way: bare, with a constant
-    added, and after a clamp. A constant of 1e-7 or less, and one that is not known, is `low`. Probabilities that come
-    from somewhere else, that were masked and divided by their sum, and `log_softmax` are left alone.
+    Reports `log` of what a softmax gave, where a policy takes its log-probs or entropies that way: bare, with a
+    constant added, and after a clamp. A constant of 1e-7 or less, and one that is not known, is `low`. Probabilities
+    that come from somewhere else, that were masked and divided by their sum, and `log_softmax` are left alone.
 
     ## Why it matters
     A softmax rounds: what is rare becomes 0, and its logarithm -inf with a NaN gradient. The usual cure is worse than

@@ -65,11 +65,11 @@ class Tensors(Scope):
                 holder.ref.store(owner.attr.value, value.but(tags=value.tags | {"batch_mean", "running"}))
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
-        if name in ("to", "type", "type_as"):
-            return self.moved(value, name, args, kwargs)
-        if name == "bool" or (name == "to" and args and args[0].const == "bool"):
+        if name == "bool" or (name in ("to", "type") and args and args[0].const == "bool"):
             self.made_bool(value, node)
             value = value.but(tags=value.tags - {"flipped"})
+        if name in ("to", "type", "type_as"):
+            return self.moved(value, name, args, kwargs)
         if name in facts.DTYPE_METHODS:
             made = frozenset(Made(m.node, m.module, m.function, True, m.device) for m in value.made)
             return value.but(dtype=facts.DTYPE_METHODS[name], made=made)
