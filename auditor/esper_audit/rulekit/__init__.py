@@ -32,6 +32,7 @@ from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.row_checks import RowCheck, row_checks, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size, scores_actions
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
@@ -79,6 +80,7 @@ __all__ = [
     "Praise",
     "Repair",
     "Replace",
+    "RowCheck",
     "Rule",
     "Scoring",
     "Severity",
@@ -118,7 +120,9 @@ __all__ = [
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
+    "row_checks",
     "scores_actions",
+    "somebody_cares",
     "tensor_role",
     "time_loops",
     "true_is_valid",

@@ -436,6 +436,8 @@ class Expressions(Assignments):
             )
             left = left.but(dtype="bool", tags=left.tags - {"flipped"})
             return left.but(tags=left.tags ^ {"negated"}) if negates else left
+        if any("count" in side.tags for side in (left, *rights)):
+            self.record("count_check", node, value=left)
         self.meet(node, left, *rights)
         if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
             home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY

@@ -299,6 +299,8 @@ class Tensors(Scope):
             ]
             return self.binary(operator, value, args[0] if args else UNKNOWN, node)
         if name in ("eq", "ne", "lt", "le", "gt", "ge"):
+            if "count" in value.tags:
+                self.record("count_check", node, value=value)
             if "mask" in value.roles:
                 return value.but(
                     dtype="bool",
