@@ -10,8 +10,9 @@ import libcst as cst
 
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.network import NetworkClass
-from esper_audit.semantics.roles import ACT, EVALUATE
+from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD
 from esper_audit.semantics.run.containers import layers_in
+from esper_audit.semantics.scoring import acting_frames, optional_action
 from esper_audit.semantics.values import Val
 
 _EVAL = re.compile(rb"\.eval\(\)")
@@ -24,7 +25,9 @@ def on_the_way_to_actions(net: NetworkClass, habit: str) -> Iterator[Event]:
     Each is a call of a layer or of a function of torch, or a difference from a mean, once. Only networks that act and
     evaluate count: others compare no log-probs. Nothing where the project switches to eval mode and never back.
     """
-    if not {ACT, EVALUATE} <= set(net.roles.values()) or _never_trains(net):
+    scoring = {function.name for function in net.with_role(EVALUATE)}
+    scoring |= {function.name for function in net.with_role(ACT, FORWARD) if optional_action(function)}
+    if not scoring or not (ACT in net.roles.values() or any(acting_frames(net))) or _never_trains(net):
         return
     told: set[cst.CSTNode] = set()
     steps: list[Event] = []
@@ -33,7 +36,7 @@ def on_the_way_to_actions(net: NetworkClass, habit: str) -> Iterator[Event]:
         if frame is not frame_now:
             frame_now, steps = frame, []
         if event.kind == "dist":
-            if habit in event.target.tags and net.roles.get(frame.function.name) == EVALUATE:
+            if habit in event.target.tags and frame.function.name in scoring:
                 for step in steps:
                     if step.node not in told:
                         told.add(step.node)

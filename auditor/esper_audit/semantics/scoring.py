@@ -9,12 +9,14 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics.flow import Event, Frame
-from esper_audit.semantics.network import NetworkClass, once
-from esper_audit.semantics.roles import ACT, EVALUATE, tensor_role
+from esper_audit.semantics.model import Function
+from esper_audit.semantics.network import NetworkClass, leaves, once
+from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, tensor_role
 from esper_audit.semantics.run.containers import layers_in
-from esper_audit.semantics.values import Val
+from esper_audit.semantics.values import NONE, Val, tensor
 
 _NO_CHANGE = ("head", "squeeze")
+_ACTION = tensor(None, "action")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +65,42 @@ def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
             yield event, event.target
 
 
+def optional_action(function: Function) -> str:
+    """The parameter of a method that samples an action, or scores the one that it is given; nothing for others."""
+    for param in function.params:
+        left_out = isinstance(param.default, cst.Name) and param.default.value == "None"
+        if left_out and tensor_role(param.name) == "action":
+            return param.name
+    return ""
+
+
+def acting_frames(net: NetworkClass) -> Iterator[Frame]:
+    """The runs of the methods that act: by their names, and a forward method that gives actions."""
+    yield from net.frames(ACT)
+    yield from (frame for frame in net.frames(FORWARD) if leaves(frame.result, "action"))
+
+
 @once
 def act_and_evaluate(net: NetworkClass) -> tuple[tuple[Scoring, Scoring], ...]:
-    """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads."""
+    """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads.
+
+    A method that does both, by an action that may be left out, is a pair with itself.
+    """
     return tuple(_act_and_evaluate(net))
 
 
 def _act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
-    if not {ACT, EVALUATE} <= set(net.roles.values()):
+    for function in net.with_role(ACT, EVALUATE, FORWARD):
+        name = optional_action(function)
+        if name:
+            acted, evaluated = (
+                scoring_of(net.interpreter.run(function, net.flow, {name: action})) for action in (NONE, _ACTION)
+            )
+            if acted.events and evaluated.events:
+                yield acted, evaluated
+    if EVALUATE not in net.roles.values():
         return
-    acts = [scoring for frame in net.frames(ACT) if (scoring := scoring_of(frame)).events]
+    acts = [scoring for frame in acting_frames(net) if (scoring := scoring_of(frame)).events]
     for frame in net.frames(EVALUATE) if acts else ():
         if any(tensor_role(param.name) == "action" for param in frame.function.params):
             evaluated = scoring_of(frame)

@@ -68,8 +68,9 @@ class EmptyMaskRowUnchecked(Rule):
 
     ## Evidence
     On torch 2.13.0, `Categorical(logits=torch.zeros(1, 4).masked_fill(~mask, c))` for a row that is all False gives
-    probabilities of 0.25 each and an entropy of log 4 for c = -1e4, -1e9, and finfo.min; for -inf it raises, and gives
-    NaN with `validate_args=False`. `torch._assert_async` costs two reductions and lets nobody wait on a GPU.
+    probabilities of 0.25 each for c = -1e4, -1e9 and finfo.min, an entropy of log 4 for the first and, by rounding, of
+    0 for the others; for -inf it raises, and gives NaN with `validate_args=False`. `torch._assert_async` costs two
+    reductions and lets nobody wait on a GPU.
     In Farama-Foundation/MicroRTS-Py#8 an environment hands out masks that are all 0 from time to time.
 
     ## References
