@@ -52,8 +52,16 @@ from esper_audit.semantics.outputs import (
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.row_checks import RowCheck, row_checks, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size, means_over_heads
+from esper_audit.semantics.scoring import (
+    Scoring,
+    act_and_evaluate,
+    head_name,
+    head_size,
+    means_over_heads,
+    scores_actions,
+)
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.unsaved import Unsaved, unsaved
@@ -108,6 +116,7 @@ __all__ = [
     "Praise",
     "Repair",
     "Replace",
+    "RowCheck",
     "Rule",
     "Scoring",
     "Severity",
@@ -163,7 +172,10 @@ __all__ = [
     "other_constant",
     "plain_containers",
     "returns",
+    "row_checks",
     "scored",
+    "scores_actions",
+    "somebody_cares",
     "sources_of",
     "state_atoms",
     "stepping",

@@ -171,7 +171,8 @@ class JointLogProbIncomplete(Rule):
             def __init__(self, n):
                 super().__init__()
                 self.move, self.aim = nn.Linear(4, n), nn.Linear(4, n)
-                self.rest = nn.ModuleList([nn.Linear(4, n), nn.Linear(4, n)])
+                self.rest = nn.ModuleList([self.aim])
+                self.more = nn.ModuleList(n)
 
             def _score(self, obs, actions):
                 dists = Categorical(logits=self.move(obs)), Categorical(logits=self.aim(obs))
@@ -187,6 +188,12 @@ class JointLogProbIncomplete(Rule):
             def evaluate_actions(self, obs, actions):
                 log_prob = Categorical(logits=self.move(obs)).log_prob(actions[0])
                 for head, action in zip(self.rest, actions[1:]):
+                    log_prob = log_prob + Categorical(logits=head(obs)).log_prob(action)
+                return log_prob
+
+            def evaluate_action(self, obs, actions):
+                log_prob = Categorical(logits=self.move(obs)).log_prob(actions[0])
+                for head, action in zip(self.more, actions[1:]):
                     log_prob = log_prob + Categorical(logits=head(obs)).log_prob(action)
                 return log_prob
         """,

@@ -178,6 +178,7 @@ class Execution(Expressions):
             self.refine(node.test, truth=known)
             if known:
                 return self.guarded(node.test, node.body.body, truth=True)
+            self.record("skipped", node)
             if isinstance(node.orelse, cst.If):
                 return self.branch(node.orelse)
             return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False
