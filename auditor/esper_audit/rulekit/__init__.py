@@ -22,6 +22,7 @@ from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.host import Interruption, counters, host_reads, side_effects, tensor_branches
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
@@ -67,6 +68,7 @@ __all__ = [
     "Hit",
     "Insert",
     "InsertLines",
+    "Interruption",
     "LeftBehind",
     "LostWrite",
     "Made",
@@ -93,6 +95,7 @@ __all__ = [
     "buffer_fields",
     "compiled_checkpoints",
     "core_calls",
+    "counters",
     "dead_attributes",
     "dead_regions",
     "descendants",
@@ -106,6 +109,7 @@ __all__ = [
     "gradient_free_block",
     "head_name",
     "head_size",
+    "host_reads",
     "late_validation",
     "leaves",
     "left_behind",
@@ -118,6 +122,8 @@ __all__ = [
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
+    "side_effects",
+    "tensor_branches",
     "tensor_role",
     "time_loops",
     "true_is_valid",

@@ -14,8 +14,8 @@ from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
-from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
-from esper_audit.semantics.tree import literal_number, literal_string
+from esper_audit.semantics.run.tensors import CARRIED, HOST, comes_from_outside, is_data, true_means_true
+from esper_audit.semantics.tree import dotted, literal_number, literal_string
 from esper_audit.semantics.values import (
     EMPTY,
     NOTHING,
@@ -209,9 +209,8 @@ class Expressions(Assignments):
             value = fold(operator, left.const, right.const)
             if value is not NotImplemented:
                 return constant(value)
-            return Val(
-                "number", tags=(left.tags | right.tags) & {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
-            )
+            finfo = {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
+            return Val("number", tags=(left.tags | right.tags) & (finfo | HOST))
         if (
             left.kind == "str"
             or right.kind == "str"
@@ -228,6 +227,11 @@ class Expressions(Assignments):
         self.meet(node, left, right)
         home = left.home | right.home if all(side.home or side.kind == "number" for side in (left, right)) else EMPTY
         result = self.arithmetic(operator, left, right, node)
+        read = (left.tags | right.tags) & HOST
+        if read and (is_data(left) or is_data(right)):
+            self.record("back", node, value=left if "host" in left.tags else right)
+        elif read:
+            result = result.but(tags=result.tags | read)
         if comes_from_outside(left) or comes_from_outside(right):
             result = result.but(tags=result.tags | {"outside"})
         return result if result.home == home else result.but(home=home)
@@ -423,10 +427,13 @@ class Expressions(Assignments):
                 or (isinstance(operator, cst.NotEqual) and bound in (1, True))
             )
             return left.but(dtype="bool", tags=left.tags ^ {"negated"} if negates else left.tags)
+        if _asks_identity(node):
+            return Val("bool")
         self.meet(node, left, *rights)
         if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
             home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY
-            return tensor(left.rank, dtype="bool", home=home)
+            outside = frozenset({"outside"}) if any(is_data(side) for side in (left, *rights)) else EMPTY
+            return tensor(left.rank, dtype="bool", home=home, tags=outside)
         return Val("bool")
 
     def boolean(self, node: cst.BooleanOperation) -> Val:
@@ -581,6 +588,14 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.NamedExpr: Expressions.named,
     cst.Await: Expressions.await_,
 }
+
+
+def _asks_identity(node: cst.Comparison) -> bool:
+    """Whether a comparison is of objects, or looks into a container: a bool, whatever it compares."""
+    return any(
+        isinstance(each.operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)) or dotted(each.comparator) == "None"
+        for each in node.comparisons
+    )
 
 
 def _kept(left: Val, right: Val) -> frozenset[str]:
