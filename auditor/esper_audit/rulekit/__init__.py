@@ -12,9 +12,11 @@ from esper_audit.rulekit.weights import like_the_weight
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints
 from esper_audit.semantics.compilation import (
     EagerCore,
+    Silenced,
     Validation,
     eager_cores,
     late_validation,
+    silenced_validation,
     validated_distributions,
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
@@ -84,6 +86,7 @@ __all__ = [
     "Rule",
     "Scoring",
     "Severity",
+    "Silenced",
     "Step",
     "TimeLoop",
     "Val",
@@ -123,6 +126,7 @@ __all__ = [
     "other_constant",
     "plain_containers",
     "side_effects",
+    "silenced_validation",
     "tensor_branches",
     "tensor_role",
     "time_loops",
