@@ -9,6 +9,7 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.carried_states import CarriedState, carried_states
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints
 from esper_audit.semantics.compilation import (
     EagerCore,
@@ -51,6 +52,7 @@ __all__ = [
     "OTHER",
     "UNKNOWN",
     "VALUE_METHOD",
+    "CarriedState",
     "Case",
     "Category",
     "ClassModel",
@@ -96,6 +98,7 @@ __all__ = [
     "assigned",
     "axis_of_lift",
     "buffer_fields",
+    "carried_states",
     "compiled_checkpoints",
     "core_calls",
     "counters",
