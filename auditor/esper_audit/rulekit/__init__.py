@@ -31,7 +31,7 @@ from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
-from esper_audit.semantics.modes import on_the_way_to_actions
+from esper_audit.semantics.modes import never_back_to_training, on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
@@ -125,6 +125,7 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "never_back_to_training",
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
