@@ -22,6 +22,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
+from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
@@ -33,6 +34,22 @@ from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import never_back_to_training, on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.outputs import (
+    Method,
+    Output,
+    acting,
+    choice_of,
+    first_round,
+    has_layers,
+    input_atoms,
+    is_known,
+    names_start,
+    returns,
+    scored,
+    sources_of,
+    state_atoms,
+    stepping,
+)
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
@@ -49,9 +66,12 @@ __all__ = [
     "GRADIENT_FREE",
     "HOT_ROLES",
     "INITIAL_STATE",
+    "ONLY_LAST",
+    "ONLY_PART",
     "OTHER",
     "UNKNOWN",
     "VALUE_METHOD",
+    "Atoms",
     "CarriedState",
     "Case",
     "Category",
@@ -78,9 +98,11 @@ __all__ = [
     "Made",
     "MaskMark",
     "MaskStep",
+    "Method",
     "ModuleModel",
     "NetworkClass",
     "Note",
+    "Output",
     "PlainContainer",
     "Praise",
     "Repair",
@@ -94,11 +116,14 @@ __all__ = [
     "Val",
     "Validation",
     "act_and_evaluate",
+    "acting",
     "as_given",
     "assigned",
     "axis_of_lift",
+    "bare",
     "buffer_fields",
     "carried_states",
+    "choice_of",
     "compiled_checkpoints",
     "core_calls",
     "counters",
@@ -108,14 +133,19 @@ __all__ = [
     "direct_forward_calls",
     "dotted",
     "eager_cores",
+    "everything",
     "find",
+    "first_round",
     "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
     "gradient_free_block",
+    "has_layers",
     "head_name",
     "head_size",
     "host_reads",
+    "input_atoms",
+    "is_known",
     "late_validation",
     "leaves",
     "left_behind",
@@ -125,12 +155,18 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "names_start",
     "never_back_to_training",
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
+    "returns",
+    "scored",
     "side_effects",
     "silenced_validation",
+    "sources_of",
+    "state_atoms",
+    "stepping",
     "tensor_branches",
     "tensor_role",
     "time_loops",

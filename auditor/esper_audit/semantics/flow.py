@@ -16,6 +16,7 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.depends import Atoms, as_parameter
 from esper_audit.semantics.model import ClassModel, Function, Models, ModuleModel
 from esper_audit.semantics.project import is_torch_module, written
 from esper_audit.semantics.run.frames import ClassFlow, Event, Frame
@@ -57,6 +58,7 @@ class Interpreter:
         self._orders: dict[cst.CSTNode, int] = {}
         self.cuts = 0  # how often a run was cut short: by recursion, depth or budget
         self.touched_flows: dict[int, ClassFlow] = {}
+        self.carried: dict[str, Atoms] = {}  # what a round of a loop leaves to the next: see depends.py
         self._aliases: dict[tuple[Path, str], Val | None] = {}
         self._opened: list[tuple[Path, str]] = []  # aliases that are being looked into
         self._endless: set[tuple[Path, str]] = set()
@@ -162,6 +164,10 @@ class Interpreter:
 
     def declared(self, function: Function, param: Any, flow: ClassFlow | None) -> Val:
         """A parameter as annotation, default, comment and docstring describe it."""
+        value = self._described(function, param, flow)
+        return as_parameter(value, param.name) if value.kind != "instance" else value
+
+    def _described(self, function: Function, param: Any, flow: ClassFlow | None) -> Val:
         if param.kind in ("star", "kwargs"):
             return UNKNOWN
         if (

@@ -88,6 +88,7 @@ class Val:
     masked: frozenset[MaskMark] = EMPTY
     steps: frozenset[Step] = EMPTY  # none where it is unknown which layer it came from
     home: frozenset[Made] = EMPTY  # factories of one dimension or more that it is the work of, and nothing else is
+    deps: frozenset[str] = EMPTY  # where its numbers come from: see depends.py
 
     def but(self, **changes: Any) -> Val:
         """A copy with other fields."""
@@ -178,15 +179,15 @@ def join(left: Val, right: Val) -> Val:
     if left == right or (right is NONE and left.kind == "none"):
         return left
     if left.kind == "none":
-        return right.but(tags=right.tags | {"optional"})
+        return right.but(tags=right.tags | {"optional"}, deps=left.deps | right.deps)
     if right.kind == "none":
-        return left.but(tags=left.tags | {"optional"})
+        return left.but(tags=left.tags | {"optional"}, deps=left.deps | right.deps)
     if left.kind == right.kind == "layer" and left.ref != right.ref:
         # `nn.LSTM(...) if recurrent else nn.GRU(...)`: one of them; the recurrent one asks for more care.
         layer = max(
             (left, right), key=lambda layer: ("LSTM" in str(_layer_name(layer)), "GRU" in str(_layer_name(layer)))
         )
-        return layer.but(tags=layer.tags | {"either"})
+        return layer.but(tags=layer.tags | {"either"}, deps=left.deps | right.deps)
     if (
         left.kind == right.kind == "ext"
         and str(left.ref).startswith("torch.nn.")
@@ -199,7 +200,10 @@ def join(left: Val, right: Val) -> Val:
             # The container is still a possibility, but no rank of what it holds is certain any more.
             held = map_tensors(known, lambda item: item.but(rank=None, tags=item.tags | {"optional"}))
             return held.but(
-                roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags
+                roles=known.roles | other.roles,
+                origins=known.origins | other.origins,
+                tags=known.tags | other.tags,
+                deps=known.deps | other.deps,
             )
     if left.kind != right.kind and "unknown" not in (left.kind, right.kind):
         kind = "unknown"
@@ -213,6 +217,11 @@ def join(left: Val, right: Val) -> Val:
     items = None
     if left.items is not None and right.items is not None and kind != "unknown":
         items = _join_items(left, right)
+    deps = left.deps | right.deps
+    if items is None and (left.items or right.items):
+        deps = deps | _all_deps(left) | _all_deps(right)
+    if kind == "unknown" and (left.kind in _BY_REFERENCE or right.kind in _BY_REFERENCE):
+        deps = deps | {"?"}  # which object it is decides
     return Val(
         kind if kind != "unknown" or "tensor" not in (left.kind, right.kind) else "tensor",
         rank=left.rank if left.rank == right.rank else None,
@@ -227,6 +236,7 @@ def join(left: Val, right: Val) -> Val:
         masked=left.masked | right.masked,
         steps=_all_steps(left.steps, right.steps),
         home=left.home | right.home,
+        deps=deps,
     )
 
 
@@ -309,8 +319,16 @@ def bounded(value: Val) -> Val:
     if (isinstance(value.const, str) and len(value.const) > MAX_TEXT) or (
         value.items is not None and not _is_small(value)
     ):
-        return Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins)
+        return Val(value.kind, roles=value.roles, tags=value.tags, origins=value.origins, deps=_all_deps(value))
     return value
+
+
+def _all_deps(value: Val) -> frozenset[str]:
+    """Of a container too large to follow: what the first of its parts depend on stands for all."""
+    found = value.deps
+    for part in value.elements()[:MAX_PARTS]:
+        found = found | part.deps | frozenset[str]().union(*(inner.deps for inner in part.elements()[:MAX_PARTS]))
+    return found | {"?"}
 
 
 def _is_small(value: Val) -> bool:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import libcst as cst
 
 from esper_audit.rulekit import (
     ACT,
     EVALUATE,
-    FORWARD,
+    UNKNOWN,
+    Atoms,
     Case,
     Category,
     Confidence,
     CoreCall,
     Frame,
     Hit,
+    Method,
     ModuleModel,
     NetworkClass,
     Note,
     Rule,
     Severity,
     as_given,
+    bare,
     core_calls,
+    first_round,
+    is_known,
+    names_start,
+    sources_of,
+    stepping,
 )
 
 _CUTS = (b"pad", b"split", b"traject")  # words of code that cuts windows at the ends of episodes
@@ -104,13 +114,47 @@ class HiddenNotReset(Rule):
     help = "clear h and c at each episode start, in the same helper for acting and for scoring sequences"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
-        """States that are cleared by half, or in acting alone."""
+        """States that are cleared by half, in acting alone, at the wrong step, or never, whatever the starts say."""
         if not net.recurrent:
             return
-        for frame in net.frames(FORWARD, ACT, EVALUATE):
-            for call in core_calls(frame):
-                if len(call.parts) == 2 and _cleared_by_half(call):
-                    yield self._hit(call, "h is cleared at episode starts and c is not", ())
+        told: set[cst.CSTNode] = set()
+        for method in stepping(net):
+            for hit in (*self._by_half(method), *self._by_starts(net, method)):
+                if hit.node not in told:
+                    told.add(hit.node)
+                    yield hit
+        yield from self._in_acting_alone(net)
+
+    def _by_half(self, method: Method) -> Iterator[Hit]:
+        for call in method.cores:
+            if len(call.parts) != 2:
+                continue
+            if _cleared_by_half(call):
+                yield self._hit(call, "h is cleared at episode starts and c is not", ())
+                continue
+            first, second = (bare(first_round(part)) for part in call.parts)
+            if not is_known(first | second):
+                continue
+            for name in (*method.starts, *method.ends):
+                if (name in first) != (name in second):
+                    cleared, other = ("h", "c") if name in first else ("c", "h")
+                    yield self._hit(call, f"{cleared} is cleared at episode starts and {other} is not", ())
+
+    def _by_starts(self, net: NetworkClass, method: Method) -> Iterator[Hit]:
+        """Starts that a method takes, and that reach its core nowhere, or one step late."""
+        if not method.cores or method.frame.result is UNKNOWN:
+            return
+        for name in (*method.starts, *method.ends):
+            before, entering = _entering(net, method)
+            if not is_known(entering) or name in bare(before) | method.discarded:
+                continue
+            if name in bare(entering):
+                if names_start(name):
+                    yield self._hit(method.cores[-1], f"`{name}` clears the state after the step that it marks", ())
+            elif name not in bare(sources_of(net, method.frame.result)):
+                yield self._hit(method.cores[0], f"`{method.name}` takes `{name}`, and no state depends on it", ())
+
+    def _in_acting_alone(self, net: NetworkClass) -> Iterator[Hit]:
         evaluated = [(frame, call) for frame in net.frames(EVALUATE) for call in _only(frame)]
         acted = [(frame, call) for frame in net.frames(ACT) for call in _only(frame)] if evaluated else []
         resets = next(((frame, call) for frame, call in acted if call.is_reset), None)
@@ -315,6 +359,19 @@ class HiddenNotReset(Rule):
             }
         ),
     )
+
+
+def _entering(net: NetworkClass, method: Method) -> tuple[Atoms, Atoms]:
+    """What the states and inputs of a method's cores depend on: before any round of a loop, and in all rounds."""
+    before: Atoms = frozenset()
+    always: Atoms = frozenset()
+    for call in method.cores:
+        parts = (*call.parts, *call.event.args[:1])
+        before = before.union(*map(first_round, parts))
+        always = always.union(*(sources_of(net, part) for part in parts))
+        if call.state is None:
+            always |= {"?"}
+    return before, always
 
 
 def _only(frame: Frame) -> list[CoreCall]:

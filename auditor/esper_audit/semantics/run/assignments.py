@@ -5,6 +5,7 @@ from __future__ import annotations
 import libcst as cst
 
 from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.depends import adding, cut, everything, part_of
 from esper_audit.semantics.run.conditions import Conditions
 from esper_audit.semantics.run.containers import pattern_of
 from esper_audit.semantics.run.frames import ClassFlow, PlainObject
@@ -29,7 +30,7 @@ class Assignments(Conditions):
 
     def assign(self, target: cst.CSTNode, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
         """Bind a target to a value: the name's role and a shape comment add to what is known."""
-        value = bounded(value)
+        value = adding(bounded(value), self.control)
         if isinstance(target, cst.Name):
             name = target.value
             role = role_names.tensor_role(name)
@@ -61,15 +62,19 @@ class Assignments(Conditions):
                 self.env[value.ref] = known.but(rank=len(elements))
         for position, element in enumerate(elements):
             item = value.item(position) if not starred else None
+            if item is None and "record" in value.tags and value.items and not starred and position < len(value.items):
+                item = value.items[position][1]  # a NamedTuple
             if item is None and value.kind == "list":
                 item = value.item(None)  # all elements are alike: what `split` and comprehensions give
             if item is None:
                 if value.kind in ("tuple", "unknown", "list") and "hidden" in value.roles:
                     item = tensor(None, "hidden", origins=value.origins, tags=value.tags)
+                    item = item.but(deps=part_of(value, position))
                 elif value.kind == "shape":
                     item = Val("number")
                 else:
                     item = Val("unknown", tags=value.tags & GRADIENT_FREE, origins=value.origins)
+                    item = item.but(deps=everything(value) if starred else part_of(value, position))
             self.assign(element.value, item, comment if len(elements) == 1 else "", statement)
 
     def assign_attribute(self, target: cst.Attribute, value: Val, statement: cst.CSTNode | None) -> None:
@@ -89,6 +94,9 @@ class Assignments(Conditions):
         """Store under a subscript: a masked tensor, an entry of a container, or a container on self."""
         container = self.eval(target.value)
         keys = self.subscripts(target)
+        if isinstance(target.value, cst.Name) and container.is_tensorish and target.value.value in self.env:
+            inner = everything(value).union(*(cut(everything(key)) for key in keys))
+            container = self.env[target.value.value] = adding(container, inner)
         name = target.value.value if isinstance(target.value, cst.Name) else ""
         mask = next((key for key in keys if "mask" in key.roles), None)
         if container.kind in ("tensor", "unknown") and mask is not None:
@@ -116,7 +124,9 @@ class Assignments(Conditions):
 
     def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
         """Bind the target of a loop to what one round may see."""
-        element = join_all(iterated.elements()) if iterated.items else UNKNOWN
+        element = join_all(iterated.elements()) if iterated.items else Val(deps=everything(iterated))
+        if iterated.kind == "dict":
+            element = Val("str")  # a dict gives its keys, which are names wherever networks are concerned
         if iterated.kind == "tensor":
             element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
         if iterated.kind == "pairs" and iterated.ref is not None:

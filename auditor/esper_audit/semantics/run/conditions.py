@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from esper_audit.semantics.depends import Atoms, cut
 from esper_audit.semantics.run.project_calls import ProjectCalls
 from esper_audit.semantics.run.tensors import is_data
 from esper_audit.semantics.tree import dotted
@@ -29,6 +30,13 @@ class Conditions(ProjectCalls):
             self.test(node.right)
         elif is_data(value := self.eval(node)) and value.kind == "tensor":
             self.record("truth", node, value=value)
+
+    def tested(self, node: cst.BaseExpression) -> Atoms:
+        """The same; what the outcome depends on."""
+        before, self.used = self.used, EMPTY
+        self.test(node)
+        decisive, self.used = cut(self.used), before
+        return decisive
 
     def measured(self, node: cst.BaseExpression) -> tuple[Val | None, str]:
         """The tensor whose rank (`x.dim()`, `len(x.shape)`) or size (`x.shape[-1]`) an expression reads, and which."""

@@ -9,11 +9,37 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.depends import (
+    CHOICE,
+    LOST,
+    ONLY_PART,
+    STRANGE,
+    Atoms,
+    adding,
+    as_attribute,
+    cut,
+    everything,
+    function_name,
+    hands_on,
+    of_strange_source,
+    part_of,
+    stops_gradient,
+    without_gradient,
+)
 from esper_audit.semantics.model import ClassModel
 from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
+from esper_audit.semantics.run.heads import (
+    compares_with_literal,
+    cuts_ends,
+    holds_heads,
+    other_parts_taken,
+    sliced,
+    takes_one,
+)
+from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, HOST, comes_from_outside, is_data, true_means_true
 from esper_audit.semantics.tree import dotted, literal_number, literal_string
 from esper_audit.semantics.values import (
@@ -40,9 +66,70 @@ class Expressions(Assignments):
         """What an expression may be."""
         self.interpreter.budget -= 1
         if self.interpreter.budget < 0:
-            return UNKNOWN
+            return LOST
         handler = _HANDLERS.get(type(node))
-        return handler(self, node) if handler else UNKNOWN
+        if handler is None:
+            return LOST
+        before, self.used = self.used, EMPTY
+        value = handler(self, node)
+        depend = _DEPENDENCE.get(type(node))
+        if depend is not None:
+            value = depend(self, node, value)
+        self.used = before | everything(value)
+        return value
+
+    # --- what it depends on: `self.used` is all that its parts do ----------------------------------------------
+
+    def of_all(self, _: cst.BaseExpression, value: Val) -> Val:
+        """An operator: on all that went in."""
+        return self.born(adding(value, self.used)) if self.used else value
+
+    def of_comparison(self, node: cst.Comparison, value: Val) -> Val:
+        """A comparison passes no gradient; whether something is None, or in a container, is no number of it."""
+        if any(isinstance(target.operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)) for target in node.comparisons):
+            return value
+        return adding(without_gradient(value), cut(self.used)) if self.used else value
+
+    def of_boolean(self, _: cst.BooleanOperation, value: Val) -> Val:
+        """`a or b` is one of the two; of `a and b` nothing else is known."""
+        return adding(value, cut(self.used)) if value.kind == "bool" else value
+
+    def of_lookup(self, node: cst.Attribute | cst.Subscript, value: Val) -> Val:
+        """`x.name` and `x[...]`: where nothing is known of the part, on the whole."""
+        if isinstance(node, cst.Attribute) and node.attr.value == "data":
+            return without_gradient(value)
+        if value.kind in ("unknown", "tensor") and not value.deps:
+            return adding(value, self.used)
+        if isinstance(node, cst.Subscript) and value.kind == "unknown" and "hidden" in value.roles:
+            index = node.slice[0].slice if len(node.slice) == 1 else None
+            if isinstance(index, cst.Index) and isinstance(index.value, cst.Integer):
+                return value.but(deps=part_of(value, int(literal_number(index.value))))  # h or c
+        if isinstance(node, cst.Subscript) and value.kind in ("unknown", "tensor") and any(map(_may_index, node.slice)):
+            return adding(value, cut(self.used - value.deps))
+        return value
+
+    def of_call(self, node: cst.Call, value: Val) -> Val:
+        """A call: a project function says itself what it gives; one of torch depends on all that it is given."""
+        followed, self.followed = self.followed, None
+        if followed is node:
+            return value if value is not UNKNOWN else adding(value, self.used | STRANGE)
+        name = function_name(node)
+        if (value.kind in _CONTAINERS and name in _REARRANGES) or not hands_on(name):
+            return value
+        used = self.used
+        if stops_gradient(node, name):
+            value, used = without_gradient(value), cut(used)
+        if name == "argmax":
+            used = used | {f"{CHOICE}{self.interpreter.order_of(node)}"}
+        if name.endswith("_") and isinstance(node.func, cst.Attribute) and isinstance(node.func.value, cst.Name):
+            changed = self.env.get(node.func.value.value)
+            if changed is not None and not name.startswith("_"):
+                self.env[node.func.value.value] = adding(changed, used)
+        return self.born(adding(value, used)) if used else value
+
+    def born(self, value: Val) -> Val:
+        """What an operation makes here: without gradient under no_grad and in inference mode."""
+        return without_gradient(value) if self.contexts & GRADIENT_FREE else value
 
     def attribute(self, node: cst.Attribute) -> Val:
         """`x.name`."""
@@ -97,13 +184,16 @@ class Expressions(Assignments):
                     return self.invoke(function, owner, (), {}, None)
                 return Val("bound", ref=(function, owner))
             value = flow.attribute(name)
+            if name not in flow.run_attributes:
+                value = as_attribute(value or UNKNOWN, name, changes=value is None or name in flow.changing)
             if value is not None and (value.kind != "unknown" or value.roles or value.home):
                 named = value.kind == "tensor" and not value.roles
                 return with_role(value, role_names.tensor_role(name)) if named else value
             if kind := role_names.named_kind(name):
                 return Val(kind)
             role = role_names.tensor_role(name)
-            return with_role(UNKNOWN, role) if role else UNKNOWN
+            unknown = Val(deps=value.deps if value is not None else EMPTY)
+            return with_role(unknown, role) if role else unknown
         if isinstance(owner.ref, PlainObject):
             function = owner.ref.model.method(name)
             if function is not None:
@@ -125,7 +215,7 @@ class Expressions(Assignments):
                 flow.build()
                 known = flow.attribute(name)
                 if known is not None:
-                    return known
+                    return of_strange_source(known)
             default = self.field_default(model, name)
             if default is not None:
                 return default
@@ -155,8 +245,9 @@ class Expressions(Assignments):
         """`x[...]` on containers, shapes, layers and tensors."""
         container = self.eval(node.value)
         keys = self.subscripts(node)
-        if container.kind in ("tuple", "list", "dict") and len(keys) == 1:
-            return self.lookup_item(container, keys[0])
+        if container.kind in ("tuple", "list", "dict", "pairs", "values") and len(keys) == 1:
+            part = sliced(container, node) if keys[0].kind == "slice" else self.lookup_item(container, keys[0])
+            return adding(part, frozenset({ONLY_PART})) if self.leaves_heads_out(container, node) else part
         if container.kind == "layer" and isinstance(container.ref, tuple):
             return container
         if container.kind == "shape":
@@ -164,6 +255,12 @@ class Expressions(Assignments):
         if container.kind in ("tensor", "unknown"):
             return self.index(container, node, keys)
         return UNKNOWN
+
+    def leaves_heads_out(self, container: Val, node: cst.Subscript) -> bool:
+        """Whether only some of what a container has for the heads is taken, and the function takes no other part."""
+        if self.function.node is None or not (cuts_ends(node) or takes_one(node)):
+            return False
+        return holds_heads(container) and not other_parts_taken(self.function.node, node)
 
     def index(self, value: Val, node: cst.Subscript, keys: list[Val]) -> Val:
         """A tensor under its subscripts: what becomes of its rank."""
@@ -444,7 +541,7 @@ class Expressions(Assignments):
 
     def conditional(self, node: cst.IfExp) -> Val:
         """`a if test else b`: one of them when the test is decided, else both joined."""
-        self.test(node.test)
+        decisive = self.tested(node.test)
         known = self.decided(node.test)
         if known is not None:
             return self.eval(node.body if known else node.orelse)
@@ -458,7 +555,7 @@ class Expressions(Assignments):
         self.contexts = contexts | self.guards(node.test, truth=False)
         other = self.eval(node.orelse)
         self.env, self.contexts = before, contexts
-        return join(then, other)
+        return adding(join(then, other), decisive)
 
     def tuple_(self, node: cst.Tuple | cst.List) -> Val:
         """A tuple or list display."""
@@ -491,8 +588,8 @@ class Expressions(Assignments):
     def comprehension(self, node: cst.ListComp | cst.GeneratorExp | cst.SetComp) -> Val:
         """A comprehension as a list whose elements are alike."""
         before = dict(self.env)
-        self.comp_for(node.for_in)
-        element = self.eval(node.elt)
+        partial = self.comp_for(node.for_in)
+        element = adding(self.eval(node.elt), partial)
         count = self.literal_count(node.for_in)
         self.env = before
         return sequence("list", [element] * count) if count else Val("list", items=((None, element),))
@@ -513,18 +610,20 @@ class Expressions(Assignments):
     def dict_comprehension(self, node: cst.DictComp) -> Val:
         """A dict comprehension: one entry stands for all."""
         before = dict(self.env)
-        self.comp_for(node.for_in)
-        key, value = self.eval(node.key), self.eval(node.value)
+        partial = self.comp_for(node.for_in)
+        key, value = self.eval(node.key), adding(self.eval(node.value), partial)
         self.env = before
         return Val("dict", items=((pattern_of(key), value),))
 
-    def comp_for(self, node: cst.CompFor) -> None:
-        """Bind the targets of a comprehension and evaluate its conditions."""
-        self.bind_loop(node.target, self.eval(node.iter))
-        for condition in node.ifs:
-            self.test(condition.test)
-        if node.inner_for_in:
-            self.comp_for(node.inner_for_in)
+    def comp_for(self, node: cst.CompFor) -> Atoms:
+        """Bind the targets of a comprehension; what its conditions depend on, and that they leave heads out."""
+        iterated = self.eval(node.iter)
+        self.bind_loop(node.target, iterated)
+        tests = [condition.test for condition in node.ifs]
+        found = EMPTY.union(*map(self.tested, tests))
+        if any(map(compares_with_literal, tests)) and holds_heads(iterated):
+            found |= {ONLY_PART}
+        return found | self.comp_for(node.inner_for_in) if node.inner_for_in else found
 
     def number(self, node: cst.Integer | cst.Float) -> Val:
         """A number literal."""
@@ -564,6 +663,25 @@ class Expressions(Assignments):
         return self.eval(node.expression)
 
 
+_CONTAINERS = frozenset({"pairs", "list", "tuple", "dict", "values"})
+_REARRANGES = frozenset("zip enumerate list tuple dict set sorted reversed items values keys get pop".split())
+
+
+def _may_index(element: cst.SubscriptElement) -> bool:
+    """Whether a subscript may be a tensor."""
+    literal = (cst.Integer, cst.SimpleString, cst.Ellipsis, cst.UnaryOperation)
+    return isinstance(element.slice, cst.Index) and not isinstance(element.slice.value, literal)
+
+
+_DEPENDENCE: dict[type, Callable[..., Val]] = {
+    cst.Attribute: Expressions.of_lookup,
+    cst.Subscript: Expressions.of_lookup,
+    cst.Call: Expressions.of_call,
+    cst.BinaryOperation: Expressions.of_all,
+    cst.UnaryOperation: Expressions.of_all,
+    cst.Comparison: Expressions.of_comparison,
+    cst.BooleanOperation: Expressions.of_boolean,
+}
 _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.Name: Expressions.name,
     cst.Attribute: Expressions.attribute,

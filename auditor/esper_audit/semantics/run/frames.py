@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import libcst as cst
@@ -28,8 +29,8 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    (less the mean of its batch), invert, store, kept, meet, unreachable, truth (a condition asks a tensor) or back
-    (what Python read from a tensor goes into one).
+    (less the mean of its batch), invert, store, kept, discard (`del`), meet, unreachable, truth (a condition asks a
+    tensor) or back (what Python read from a tensor goes into one).
     """
 
     kind: str
@@ -112,6 +113,16 @@ class ClassFlow:
         """`self`, as methods see it."""
         return Val("instance", ref=self)
 
+    @cached_property
+    def changing(self) -> frozenset[str]:
+        """Attributes of self that methods besides the constructor assign, or may change in place."""
+        found: set[str] = set()
+        for model in self.model.lineage:
+            for name, function in model.own_methods.items():
+                if name != "__init__":
+                    found.update(*map(_changed_by, find(function.node, _CHANGING)))
+        return frozenset(found)
+
     def build(self) -> None:
         """Run the constructor once, so that methods know the attributes."""
         if self.init_frame is not None or self._building:
@@ -157,6 +168,34 @@ class ClassFlow:
             if expression is not None:
                 return self.interpreter.constant_of(model.module, expression)
         return None
+
+
+_READS = frozenset(
+    "items keys values get index count copy to float double half long bool int size dim shape numel view reshape "
+    "expand unsqueeze squeeze expand_as repeat exp log sum mean clone detach cpu cuda numpy item split "
+    "parameters".split()
+)
+
+
+_CHANGING = (cst.AssignTarget, cst.AugAssign, cst.AnnAssign, cst.Call)
+
+
+def _changed_by(node: cst.CSTNode) -> Iterator[str]:
+    """The attributes of self that an assignment, or a call of one of their methods, may change."""
+    changed: list[cst.CSTNode]
+    if isinstance(node, cst.Call):
+        reads = not isinstance(node.func, cst.Attribute) or node.func.attr.value in _READS
+        changed = [] if reads else [node.func.value]  # type: ignore[attr-defined]
+    else:
+        assert isinstance(node, (cst.AssignTarget, cst.AugAssign, cst.AnnAssign))
+        target = node.target
+        changed = [element.value for element in target.elements] if isinstance(target, cst.Tuple) else [target]
+    for each in changed:
+        holder = each
+        while isinstance(holder, cst.Subscript):
+            holder = holder.value
+        if isinstance(holder, cst.Attribute) and isinstance(holder.value, cst.Name) and holder.value.value == "self":
+            yield holder.attr.value
 
 
 class PlainObject:

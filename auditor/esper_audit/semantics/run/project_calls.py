@@ -8,6 +8,7 @@ import libcst as cst
 
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.depends import STRANGE, adding, cut, of_strange_source, remarks
 from esper_audit.semantics.model import ClassModel, Function
 from esper_audit.semantics.run.frames import BASE, ClassFlow, Frame, PlainObject, class_of
 from esper_audit.semantics.run.scope import GRADIENT_FREE
@@ -93,6 +94,7 @@ class ProjectCalls(TorchCalls):
     ) -> Val:
         """A method of an instance, a class or a module."""
         callee = self.member(owner, name, node)
+        self.used = self.used | callee.deps
         if owner.kind == "instance" and callee.kind == "unknown":
             if isinstance(owner.ref, PlainObject) and BASE in owner.ref.attributes:
                 return self.distribution_call(node, owner.ref.attributes[BASE], name, args)
@@ -130,7 +132,9 @@ class ProjectCalls(TorchCalls):
             return with_role(UNKNOWN, role)
         if owner.kind == "module" and callee.kind == "ext":
             return self.external(node, str(callee.ref), args, kwargs)
-        return self.call_value(node, callee, args, kwargs)
+        result = self.call_value(node, callee, args, kwargs)
+        said = remarks(owner.deps)
+        return adding(result, said) if said else result
 
     def super_call(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`super().name(...)`: the next definition in the lineage, or the torch class behind it."""
@@ -170,7 +174,9 @@ class ProjectCalls(TorchCalls):
                 return UNKNOWN
             if "disabled" in callee.tags:
                 self.record("call", node, name="torch.compiler.disable", args=args, kwargs=kwargs)
-            return self.invoke(function, None, args, kwargs, node)
+            result = self.invoke(function, None, args, kwargs, node)
+            # A function inside a function also reads the variables around it, which are not followed.
+            return adding(result, STRANGE) if isinstance(callee.ref, Function) else result
         if kind == "class":
             return self.construct(node, callee, args, kwargs)
         if kind == "layer":
@@ -187,7 +193,8 @@ class ProjectCalls(TorchCalls):
         if forward is None:
             self.record("call", node, name=".", target=callee, args=args, kwargs=kwargs)
             return UNKNOWN
-        return self.invoke(forward, callee, args, kwargs, node, called="__call__")
+        result = self.invoke(forward, callee, args, kwargs, node, called="__call__")
+        return adding(result, cut(callee.deps) if self.contexts & GRADIENT_FREE else callee.deps)
 
     def invoke(
         self,
@@ -211,6 +218,7 @@ class ProjectCalls(TorchCalls):
         values = self.bind(function, flow, bound, args, kwargs)
         frame = self.run_or_recall(function, flow, bound, values)
         result = frame.result
+        self.followed = None if function.is_abstract else node
         if result.kind in ("unknown", "none") and not result.roles and function.is_abstract:
             result = self.interpreter.annotated(
                 function.module, function.node.returns.annotation if function.node.returns else None
@@ -289,7 +297,8 @@ class ProjectCalls(TorchCalls):
             elif param.kind == "star":
                 values[param.name] = sequence("tuple", list(args[position:])) if unknown_from is None else UNKNOWN
             else:
-                values[param.name] = self.interpreter.declared(function, param, flow).but(origins=EMPTY)
+                unpassed = self.interpreter.declared(function, param, flow).but(origins=EMPTY)
+                values[param.name] = of_strange_source(unpassed)
         return values
 
     def passed(self, function: Function, param: Any, value: Val) -> Val:
@@ -313,12 +322,14 @@ class ProjectCalls(TorchCalls):
         """Make an object of a project class; networks stay references, small classes are run."""
         symbol = callee.ref
         models = self.interpreter.models
+        self.followed = node
         if models.project.is_network(symbol.path, symbol.name):
             result = Val("instance", ref=symbol, tags=frozenset({"network"}))
             self.record("call", node, name=symbol.name, args=args, kwargs=kwargs, callee=symbol, value=result)
             return result
         model = models.find_class(symbol)
         if model is None:
+            self.followed = None
             return UNKNOWN
         if _is_dataclass(model):
             given = {

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.depends import Atoms
 from esper_audit.semantics.project import external_constant, limited, written
 from esper_audit.semantics.run.frames import ClassFlow, Event, Frame
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
+    EMPTY,
     UNKNOWN,
     Val,
     constant,
@@ -46,6 +48,9 @@ class Scope(ABC):
         self.contexts = contexts
         self.returned: list[Val] = []
         self.local_imports: dict[str, str] = {}
+        self.used: Atoms = EMPTY  # what the parts of the running expression depend on
+        self.control: Atoms = EMPTY  # and the tests of the branches that it stands in
+        self.followed: cst.CSTNode | None = None  # the call that has just been followed into the project
 
     def record(self, kind: str, node: cst.CSTNode, **fields: Any) -> Event:
         """Take note of an event."""

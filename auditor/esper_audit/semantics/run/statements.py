@@ -6,11 +6,14 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, adding, everything
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.run.expressions import Expressions
+from esper_audit.semantics.run.heads import assigned_names, holds_heads, is_read, leaves_out_rounds
 from esper_audit.semantics.run.scope import entered
-from esper_audit.semantics.tree import dotted
+from esper_audit.semantics.tree import dotted, find
 from esper_audit.semantics.values import (
+    EMPTY,
     NONE,
     Val,
     join,
@@ -50,9 +53,14 @@ class Execution(Expressions):
             self.eval(node.value)
         elif isinstance(node, cst.Return):
             value = self.eval(node.value) if node.value is not None else NONE
+            value = adding(value, self.control)
             self.returned.append(value)
             self.record("return", node, value=value)
             return True
+        elif isinstance(node, cst.Del):
+            for name in find(node.target, cst.Name):
+                if name.value in self.env:
+                    self.record("discard", node, value=self.env[name.value])  # somebody says that it is not needed
         elif isinstance(node, cst.Raise):
             if node.exc is not None:
                 self.eval(node.exc)
@@ -92,16 +100,18 @@ class Execution(Expressions):
         if isinstance(node, cst.For):
             iterated = self.eval(node.iter)
             self.bind_loop(node.target, iterated)
-            self.loop(node.body.body)
+            self.loop(node, heads=holds_heads(iterated))
             if node.orelse:
                 self.block(node.orelse.body.body)
             return False
         if isinstance(node, cst.While):
-            self.test(node.test)
+            outside = self.control
+            self.control = outside | self.tested(node.test)
             before = dict(self.env)
             self.refine(node.test, truth=True)
             self.guarded(node.test, node.body.body, truth=True)
             self.env = _merge(before, self.env)
+            self.control = outside
             return False
         if isinstance(node, cst.With):
             return self.with_(node)
@@ -132,15 +142,37 @@ class Execution(Expressions):
             return False
         return False
 
-    def loop(self, body: Any) -> None:
-        """Run the body of a loop once; that it may not run at all is joined in."""
+    def loop(self, node: cst.For, *, heads: bool) -> None:
+        """Run the body of a loop once; that it may not run at all is joined in.
+
+        What a variable holds when a round begins may come from the round before: `^name` stands for that. With
+        `heads`, each round is about another head, and what is left out or written over is taken note of.
+        """
         before = dict(self.env)
-        self.block(body)
+        number = len(self.interpreter.carried)  # each run of a loop has rounds of its own
+        written = assigned_names(node.body)
+        atoms = {name: f"^{name}@{number}" for name in written if name in before}
+        for name, atom in atoms.items():
+            self.interpreter.carried[atom] = EMPTY
+            self.env[name] = adding(before[name], frozenset({atom}))
+        self.block(node.body.body)
+        for name, atom in atoms.items():
+            self.interpreter.carried[atom] = (everything(self.env[name]) | everything(before[name])) - {atom}
+        leaves_out = heads and leaves_out_rounds(node.body)
+        for name in written:
+            value = self.env.get(name)
+            if value is None or not (heads and value.roles & {"log_prob", "entropy"}):
+                continue
+            if leaves_out:
+                self.env[name] = adding(value, frozenset({ONLY_PART}))
+            elif atoms.get(name) not in everything(value) and not is_read(node.body, name):
+                self.env[name] = adding(value, frozenset({ONLY_LAST}))
         self.env = _merge(before, self.env)
 
     def branch(self, node: cst.If) -> bool:
-        """Run an `if`: the decided branch alone, else both, joined."""
-        self.test(node.test)
+        """Run an `if`: the decided branch alone, else both, joined; what the test depends on, both do."""
+        before_test = self.control
+        decisive = self.tested(node.test)
         known = self.decided(node.test)
         if known is not None:
             self.refine(node.test, truth=known)
@@ -149,6 +181,14 @@ class Execution(Expressions):
             if isinstance(node.orelse, cst.If):
                 return self.branch(node.orelse)
             return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False
+        self.control = before_test | decisive
+        try:
+            return self.either_branch(node)
+        finally:
+            self.control = before_test
+
+    def either_branch(self, node: cst.If) -> bool:
+        """Run both branches of an `if` and join what they leave."""
         before = self.env
         self.env = dict(before)
         self.refine(node.test, truth=True)
@@ -194,7 +234,8 @@ class Execution(Expressions):
         current = self.eval(node.target)
         value = self.eval(node.value)
         operator = type(node.operator).__name__.removesuffix("Assign")
-        self.assign(node.target, self.binary(operator, current, value, node), "", node)
+        result = self.binary(operator, current, value, node)
+        self.assign(node.target, self.born(adding(result, everything(current) | everything(value))), "", node)
 
 
 def _merge(left: dict[str, Val], right: dict[str, Val]) -> dict[str, Val]:

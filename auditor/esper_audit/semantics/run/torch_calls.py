@@ -7,6 +7,7 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.depends import everything
 from esper_audit.semantics.project import as_float, is_torch_module
 from esper_audit.semantics.run.containers import Containers
 from esper_audit.semantics.run.scope import GRADIENT_FREE
@@ -99,19 +100,22 @@ class TorchCalls(Containers):
             kind = "tuple" if name == "tuple" else "list"
             if first.kind in ("list", "tuple") and first.items is not None:
                 return first.but(kind=kind)
-            return Val(kind, items=first.items if first.kind == "values" else None)
+            if first.kind == "pairs":
+                return first if first.items else first.but(items=((None, sequence("tuple", list(first.ref))),))
+            return Val(kind, items=first.items if first.kind == "values" else None, deps=everything(first))
         if name == "dict":
             given = first.items or () if first.kind == "dict" else _as_items(first)
             return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
         if name == "zip":
-            joined = tuple(join_all(a.elements()) if a.items else UNKNOWN for a in args)
+            joined = tuple(join_all(a.elements()) if a.items else Val(deps=everything(a)) for a in args)
             lengths = {len(a.items) if a.items and all(k is not None for k, _ in a.items) else -1 for a in args}
             if len(lengths) == 1 and -1 not in lengths:
                 rows = [sequence("tuple", list(row)) for row in zip(*(a.elements() for a in args), strict=True)]
                 return sequence("list", rows).but(kind="pairs", ref=joined)
             return Val("pairs", ref=joined)
         if name == "enumerate":
-            return Val("pairs", ref=(Val("number"), join_all(first.elements()) if first.items else UNKNOWN))
+            element = join_all(first.elements()) if first.items else Val(deps=everything(first))
+            return Val("pairs", ref=(Val("number"), element))
         if name == "range":
             return Val("list", items=((None, Val("number")),))
         if name == "getattr" and len(args) >= 2 and isinstance(args[1].const, str):
