@@ -34,6 +34,7 @@ from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import never_back_to_training, on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.optimizers import SharedLayers, shared_layers
 from esper_audit.semantics.outputs import (
     Method,
     Output,
@@ -110,6 +111,7 @@ __all__ = [
     "Rule",
     "Scoring",
     "Severity",
+    "SharedLayers",
     "Silenced",
     "Step",
     "TimeLoop",
@@ -162,6 +164,7 @@ __all__ = [
     "plain_containers",
     "returns",
     "scored",
+    "shared_layers",
     "side_effects",
     "silenced_validation",
     "sources_of",

@@ -561,14 +561,16 @@ class Expressions(Assignments):
         """A tuple or list display."""
         kind = "tuple" if isinstance(node, cst.Tuple) else "list"
         values: list[Val] = []
+        unknown = False
         for element in node.elements:
             value = self.eval(element.value)
             if isinstance(element, cst.StarredElement):
-                if value.items is None or value.kind == "dict":
-                    return Val(kind)
+                unknown = unknown or value.items is None or value.kind == "dict"
                 values.extend(value.elements())
             else:
                 values.append(value)
+        if unknown:
+            return Val(kind)
         result = sequence(kind, values)
         return (
             result.but(roles=frozenset({"hidden"})) if values and all("hidden" in v.roles for v in values) else result
