@@ -1,13 +1,11 @@
-"""Which planted faults are seen without running anything: by the rules, and by the linters of others.
+"""Which planted faults the rules see without running anything.
 
-    python tests/benchmarks/recall.py [--base NAME ...] [--only WORD] [--peer torchfix=BIN ...]
-        [--probe-matrix docs/probes-matrix.json] [--output docs/recall.md]
+    python tests/benchmarks/recall.py [--base NAME ...] [--only WORD] [--probe-matrix FILE] [--output docs/recall.md]
 
 Plants the faults of the three bases (see `planting.py`) into copies, each copy a project of its own in one tree, and
-has every tool read the whole tree once. A fault counts as seen when the tool says anything about its copy that it does
-not say about the healthy one, whatever the words: that is generous to tools which complain about style, since most
-plants add code. The benign twins show what that is worth: what is said about them is a false alarm. Peers run with all
-the rules they have, on the files that are ever changed. Known are torchfix, torch-preflight, ruff, pylint and vulture.
+reads the whole tree once. A fault counts as seen when anything is said about its copy that is not said about the
+healthy one, whatever the code. The benign twins show what that is worth: what is said about them is a false alarm.
+`comparison.py` holds the linters of others to the same measure.
 
 What the experiments say is not measured here: `matrix.py` writes it to a file, which is read if it is there. The column
 "with experiments" adds the faults that some experiment convicts to those that the rules report. It does not take off
@@ -36,14 +34,6 @@ from esper_audit.probes.contract import COMPILE
 
 Said = Mapping[int, "Counter[str]"]  # by the number of the copy: what is said about it, without the places
 OURS, MEDIUM, PROBED = "esper-audit", "esper-audit, medium and above", "esper-audit with experiments"
-COMMANDS = {
-    "torchfix": ["--select", "ALL"],
-    "torch-preflight": ["check"],
-    "ruff": ["check", "--isolated", "--select", "ALL", "--output-format", "concise", "--no-cache", "--quiet"],
-    "pylint": ["--enable=all", "--output-format=text", "--score=n"],
-    "vulture": ["--min-confidence", "0"],
-}
-LINE = re.compile(r"(?:\S*/)?(?P<copy>\d{3})/\w+/(?P<file>\w+\.py):(?:\d+:){1,2} ?(?P<words>.*)")
 
 
 def by_rules(tree: Path) -> tuple[Said, Said]:
@@ -57,21 +47,6 @@ def by_rules(tree: Path) -> tuple[Said, Said]:
         if finding["severity"] not in {"info", "low"}:
             grave[int(finding["path"][:3])][finding["code"]] += 1
     return said, grave
-
-
-def by_peer(tool: str, binary: str, tree: Path, changed: set[str]) -> Said:
-    """What a peer prints, one line for each message."""
-    files = sorted(str(path.relative_to(tree)) for name in changed for path in tree.glob(f"*/*/{name}"))
-    command = [str(Path(binary).absolute()), *COMMANDS[tool], *files]
-    shown = subprocess.run(command, cwd=tree, check=False, capture_output=True, text=True).stdout
-    said: dict[int, Counter[str]] = defaultdict(Counter)
-    for line in shown.splitlines():
-        match = LINE.match(line.removeprefix("./"))
-        if match is not None:
-            said[int(match["copy"])][re.sub(r"\d+", "N", f"{match['file']} {match['words']}")] += 1
-    if not said:
-        print(f"note: {tool} said nothing that could be read", file=sys.stderr)
-    return said
 
 
 def new(said: Said, number: int) -> list[str]:
@@ -99,9 +74,8 @@ def rows(faults: Sequence[Fault], tools: Mapping[str, Said]) -> Iterator[str]:
 
 def sums(base: Base, faults: Sequence[Fault], tools: Mapping[str, Said]) -> Iterator[str]:
     """For each tool: faults seen, operators seen in every spelling, benign twins reported."""
-    numbered = list(enumerate(faults))
-    faulty = [(number, fault) for number, fault in numbered if fault.number]
-    benign = [number for number, fault in numbered if not fault.number and fault.edits]
+    faulty = [(number, fault) for number, fault in enumerate(faults) if fault.number]
+    benign = [number for number, fault in enumerate(faults) if not fault.number and fault.edits]
     operators = {(fault.number, fault.operator) for _, fault in faulty}
     for tool, said in tools.items():
         seen = sum(bool(new(said, number)) for number, _ in faulty)
@@ -116,9 +90,9 @@ def sums(base: Base, faults: Sequence[Fault], tools: Mapping[str, Said]) -> Iter
 PAGE = """# What is seen without running anything
 
 The faults of [the matrix of experiments](probes-matrix.md), planted into three healthy networks and read by esper-audit
-without `--probe`, and by the linters of others with all the rules they have. "Seen" means that anything at all is said
-about a copy that is not said about the healthy one, whatever its words; what is said about a benign twin, counted the
-same way, is a false alarm. "With experiments" adds what the matrix found to convict.
+without `--probe`. "Seen" means that anything at all is said about a copy that is not said about the healthy one,
+whatever the code; what is said about a benign twin, counted the same way, is a false alarm. "With experiments" adds
+what the matrix found to convict. [The comparison](comparison.md) holds the linters of others to the same measure.
 
 The networks are the reference implementation; `cleanrl`, an agent in one file with an LSTM, steps before environments,
 torch's distributions and one method that acts and evaluates; `explicit`, an actor-critic with a GRU, three named heads
@@ -141,19 +115,15 @@ SECTION = """## {name}
 """
 
 
-def read(base: Base, faults: Sequence[Fault], peers: Sequence[str], probed: Path | None) -> dict[str, Said]:
-    """Plant, and ask everybody."""
+def read(base: Base, faults: Sequence[Fault], probed: Path) -> dict[str, Said]:
+    """Plant, and read."""
     with tempfile.TemporaryDirectory(prefix="esper-recall-") as name:
-        tree = Path(name)
         for number, fault in enumerate(faults):
-            plant(fault, tree / f"{number:03}")
-        every, grave = by_rules(tree)
-        tools = {OURS: every, MEDIUM: grave}
-        if probed is not None and kept(probed, base):
-            tools[PROBED] = by_experiments(faults, tools[OURS], base, probed)
-        for peer in peers:
-            tool, _, binary = peer.partition("=")
-            tools[tool] = by_peer(tool, binary, tree, {edit[0] for fault in faults for edit in fault.edits})
+            plant(fault, Path(name, f"{number:03}"))
+        every, grave = by_rules(Path(name))
+    tools = {OURS: every, MEDIUM: grave}
+    if kept(probed, base):
+        tools[PROBED] = by_experiments(faults, every, base, probed)
     return tools
 
 
@@ -167,7 +137,6 @@ def main() -> None:
     """Plant, ask everybody, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base", action="append", choices=BASES, help="these networks only, and no page")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=BIN", help="a linter to compare with")
     parser.add_argument("--only", metavar="WORD", help="faults that this regular expression finds, and no page")
     parser.add_argument("--probe-matrix", type=Path, default=HERE / "docs" / "probes-matrix.json", metavar="FILE")
     parser.add_argument("--output", type=Path, default=HERE / "docs" / "recall.md", metavar="FILE")
@@ -177,7 +146,7 @@ def main() -> None:
     for name in options.base or BASES:
         base = BASES[name]
         faults = chosen(base, options.only or "")
-        tools = read(base, faults, options.peer, options.probe_matrix if options.probe_matrix.exists() else None)
+        tools = read(base, faults, options.probe_matrix)
         lines = list(rows(faults, tools))
         totals += sums(base, faults, tools)
         sections.append(
