@@ -25,6 +25,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from bases import BASES
@@ -158,12 +159,10 @@ def by_copies(messages: Sequence[Message], tree: Path) -> Said:
 
 def network_files(root: Path) -> Iterator[Path]:
     """The files in which esper-audit finds a network."""
+    project = cache(Project)
     for path in sorted(root.resolve().rglob("*.py")):
-        try:
-            if Project(project_root(path)).network_names(path):
-                yield path
-        except (SyntaxError, UnicodeDecodeError):
-            continue
+        if project(project_root(path)).network_names(path):
+            yield path
 
 
 def sound_files() -> list[Path]:
