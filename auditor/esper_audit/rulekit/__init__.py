@@ -57,7 +57,7 @@ from esper_audit.semantics.outputs import (
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
-from esper_audit.semantics.row_checks import RowCheck, row_checks, somebody_cares
+from esper_audit.semantics.row_checks import RowCheck, row_checks, rows_say, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import (
     Scoring,
@@ -68,12 +68,14 @@ from esper_audit.semantics.scoring import (
     scores_actions,
 )
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
+from esper_audit.semantics.torch_facts import ELEMENTWISE_DISTRIBUTIONS as ELEMENTWISE
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.unsaved import Unsaved, unsaved
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
+    "ELEMENTWISE",
     "EVALUATE",
     "FORWARD",
     "GRADIENT_FREE",
@@ -186,6 +188,7 @@ __all__ = [
     "plain_containers",
     "returns",
     "row_checks",
+    "rows_say",
     "scored",
     "scores_actions",
     "shared_layers",

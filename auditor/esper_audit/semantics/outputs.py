@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from esper_audit.semantics.cores import CoreCall, core_calls
-from esper_audit.semantics.depends import CHOICE, Atoms, bare, everything, resolved, with_gradient
+from esper_audit.semantics.depends import CHOICE, Atoms, as_parameter, bare, everything, resolved, with_gradient
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, names_other_mask, tensor_role
-from esper_audit.semantics.values import EMPTY, Val
+from esper_audit.semantics.scoring import optional_action
+from esper_audit.semantics.values import EMPTY, NONE, Val, tensor
 
+_ACTION = tensor(None, "action")
 _PARTS = frozenset({"log_prob", "entropy", "value", "action", "hidden"})
 _STARTS = re.compile(r"((episode|ep|seq|sequence)_)?(starts?|begins?|firsts?|resets?)|is_(first|start|init|begin)\w*")
 _ENDS = re.compile(r"((prev|last|previous|episode|env)_)?(dones?|terminals?|terminated|not_dones?|done_mask|end_mask)")
@@ -113,27 +115,43 @@ def names_start(name: str) -> bool:
 
 @once
 def scored(net: NetworkClass) -> tuple[Method, ...]:
-    """The methods that score recorded actions."""
-    return tuple(method for method in _methods(net, EVALUATE) if method.params("action"))
+    """The methods that score recorded actions; one that acts, too, as it runs when an action is given."""
+    return tuple(_scored(net))
+
+
+def _scored(net: NetworkClass) -> Iterator[Method]:
+    for function in net.with_role(ACT, EVALUATE, FORWARD):
+        name = optional_action(function)
+        if name:
+            yield _method(net, net.interpreter.run(function, net.flow, {name: as_parameter(_ACTION, name)}))
+    for frame in net.frames(EVALUATE):
+        method = _method(net, frame)
+        if method.params("action") and not optional_action(frame.function):
+            yield method
 
 
 @once
 def acting(net: NetworkClass) -> tuple[Method, ...]:
-    """The methods that act."""
-    return _methods(net, ACT)
+    """The methods that act; one that scores, too, as it runs when no action is given."""
+    return tuple(_acting(net))
+
+
+def _acting(net: NetworkClass) -> Iterator[Method]:
+    for frame in net.frames(ACT):
+        name = optional_action(frame.function)
+        yield _method(net, net.interpreter.run(frame.function, net.flow, {name: NONE}) if name else frame)
 
 
 @once
 def stepping(net: NetworkClass) -> tuple[Method, ...]:
-    """All methods through which a hidden state goes."""
-    return _methods(net, FORWARD, ACT, EVALUATE)
+    """All methods through which a hidden state goes, in all their ways."""
+    plain = [frame for frame in net.frames(FORWARD, ACT, EVALUATE) if not optional_action(frame.function)]
+    both = [method for method in (*scored(net), *acting(net)) if optional_action(method.function)]
+    return (*(_method(net, frame) for frame in plain), *both)
 
 
-def _methods(net: NetworkClass, *roles: str) -> tuple[Method, ...]:
-    return tuple(
-        Method(frame, _outputs(net, frame), tuple(core_calls(frame)) if net.recurrent else ())
-        for frame in net.frames(*roles)
-    )
+def _method(net: NetworkClass, frame: Frame) -> Method:
+    return Method(frame, _outputs(net, frame), tuple(core_calls(frame)) if net.recurrent else ())
 
 
 def _outputs(net: NetworkClass, frame: Frame) -> dict[str, tuple[Output, ...]]:

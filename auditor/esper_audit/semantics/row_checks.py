@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from esper_audit.semantics.depends import bare
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.roles import tensor_role
@@ -41,6 +42,21 @@ class RowCheck:
 def row_checks(net: NetworkClass) -> tuple[RowCheck, ...]:
     """The questions on the way through the hot methods, those under a flag that is False among them."""
     return tuple(_row_checks(net))
+
+
+def rows_say(net: NetworkClass, mask: Val) -> bool | None:
+    """What True means in a mask by the question that is asked of its rows: with `any(dim=-1)`, that an action is valid.
+
+    None where nothing is asked of the rows of this mask, or not per row.
+    """
+    for check in row_checks(net):
+        event = check.event
+        home, _, name = event.name.rpartition(".")
+        args = event.args[1:] if home == "torch" else event.args
+        subject = event.args[0] if home == "torch" and event.args else event.target
+        if name == "any" and (args or {"dim", "axis"} & event.kwargs.keys()) and bare(subject.deps) & bare(mask.deps):
+            return "negated" not in subject.tags
+    return None
 
 
 def somebody_cares(net: NetworkClass) -> bool:

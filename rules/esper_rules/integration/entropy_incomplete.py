@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from esper_audit.rulekit import (
+    ELEMENTWISE,
     ONLY_LAST,
     ONLY_PART,
     Category,
     Confidence,
     Hit,
+    Method,
     ModuleModel,
     NetworkClass,
     Rule,
@@ -21,6 +23,21 @@ from esper_audit.rulekit import (
 )
 
 _SAYS = {ONLY_LAST: "is that of the last head alone: each round of the loop writes over it", ONLY_PART: "lacks heads"}
+
+
+def _fewer_heads(net: NetworkClass, method: Method) -> Iterator[Hit]:
+    """An entropy that depends on fewer heads than the log-prob; that of a Gaussian depends on no mean."""
+    heads = {f"@{head.name}" for head in net.policy_heads}
+    event, mine, scores = returns(method.frame), method.named("entropy"), method.named("log_prob")
+    if event is None or len(heads) < 2 or not mine or not all(output.is_known for output in mine):
+        return
+    if any(each.kind == "dist" and each.name in ELEMENTWISE for each, _ in method.frame.walk()):
+        return
+    has = frozenset[str]().union(*(output.layers for output in mine)) & heads
+    lacks = frozenset[str]().union(*(output.layers & output.trained for output in scores)) & heads - has
+    if has and lacks:
+        names = ", ".join(f"`{name[1:]}`" for name in sorted(lacks))
+        yield Hit.at(event, f"the entropy that `{method.name}` returns lacks {names}, which its log-prob has")
 
 
 class EntropyIncomplete(Rule):
@@ -97,11 +114,28 @@ class EntropyIncomplete(Rule):
                 if lacks is not None and event is not None:
                     yield Hit.at(event, f"the entropy that `{method.name}` returns {lacks}")
                     break
+            else:
+                yield from _fewer_heads(net, method)
             for mean in means_over_heads(method.frame, "entropy"):
                 says = f"`{method.name}` averages the entropies of the heads; the joint one is their sum"
                 yield Hit.at(mean, says, severity=Severity.LOW)
 
     VALID = (
+        # a Gaussian's entropy does not depend on its mean
+        """
+        from torch import nn
+        from torch.distributions import Normal
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.mean_head, self.action_spread = nn.Linear(4, n), nn.Linear(4, n)
+
+            def evaluate_actions(self, obs, actions):
+                dist = Normal(self.mean_head(obs), self.action_spread(obs).exp())
+                log_prob = dist.log_prob(actions).sum(-1)
+                return log_prob, dist.entropy().sum(-1)
+        """,
         # sums in all spellings, one after another too; a choice by data; parts that are added elsewhere
         """
         import torch
@@ -143,6 +177,32 @@ class EntropyIncomplete(Rule):
         """,
     )
     INVALID = (
+        # named heads: one is not in the sum, or the sum is written over
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.move_head, self.aim_head = nn.Linear(4, n), nn.Linear(4, n)
+
+            def _entropy(self, log_probs):
+                return -(log_probs.exp() * log_probs).sum(-1)
+
+            def evaluate_actions(self, obs, actions):
+                move, aim = self.move_head(obs).log_softmax(-1), self.aim_head(obs).log_softmax(-1)
+                log_prob = move.gather(-1, actions[..., :1]) + aim.gather(-1, actions[..., 1:])
+                entropy = self._entropy(move)
+                return log_prob, entropy  # <- ESP524
+
+            def evaluate(self, obs, actions):
+                move, aim = self.move_head(obs).log_softmax(-1), self.aim_head(obs).log_softmax(-1)
+                log_prob = move.gather(-1, actions[..., :1]) + aim.gather(-1, actions[..., 1:])
+                for part in (move, aim):
+                    entropy = self._entropy(part)
+                return log_prob, entropy  # <- ESP524
+        """,
         """
         import torch
         from torch import nn

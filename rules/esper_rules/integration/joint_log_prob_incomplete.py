@@ -109,12 +109,32 @@ class JointLogProbIncomplete(Rule):
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Heads that only one of two methods takes the log-prob of, and means over the parts of an action."""
+        told: set[str] = set()
         for acted, evaluated in act_and_evaluate(net):
             if acted.complete and evaluated.complete and acted.steps.keys() & evaluated.steps.keys():
-                yield from self._missing(net, acted, evaluated)
-                yield from self._missing(net, evaluated, acted)
+                for hit in (*self._missing(net, acted, evaluated), *self._missing(net, evaluated, acted)):
+                    told.add(evaluated.name)
+                    yield hit
+        yield from self._fewer_heads(net, told)
         yield from self._means(net)
         yield from self._left_out(net)
+
+    def _fewer_heads(self, net: NetworkClass, told: set[str]) -> Iterator[Hit]:
+        """Evaluating methods whose log-prob depends on fewer heads than that of an acting one, or than its entropy."""
+        heads = {f"@{head.name}" for head in net.policy_heads}
+        for method in scored(net) if len(heads) > 1 else ():
+            event, mine = returns(method.frame), method.named("log_prob")
+            if event is None or not mine or not all(output.is_known for output in mine) or method.name in told:
+                continue
+            has = frozenset[str]().union(*(output.layers for output in mine)) & heads
+            for other in (*(each for each in acting(net) if each.named("log_prob")), method):
+                outputs = other.named("entropy" if other is method else "log_prob")
+                lacks = frozenset[str]().union(*(output.layers for output in outputs)) & heads - has
+                if has and lacks:
+                    names = ", ".join(f"`{name[1:]}`" for name in sorted(lacks))
+                    which = "its entropy" if other is method else f"that of `{other.name}`"
+                    yield Hit.at(event, f"the log-prob that `{method.name}` returns lacks {names}, which {which} has")
+                    break
 
     def _left_out(self, net: NetworkClass) -> Iterator[Hit]:
         for method in (*scored(net), *acting(net)):
@@ -230,6 +250,35 @@ class JointLogProbIncomplete(Rule):
         """,
     )
     INVALID = (
+        # a term left out, a term twice, a sum that is written over, with formulas of the project's own
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.move_head, self.aim_head = nn.Linear(4, n), nn.Linear(4, n)
+
+            def _scores(self, obs):
+                return [head(obs).log_softmax(-1) for head in (self.move_head, self.aim_head)]
+
+            def _score(self, log_probs, action):
+                return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+            def evaluate_actions(self, obs, actions):
+                move, aim = self.move_head(obs).log_softmax(-1), self.aim_head(obs).log_softmax(-1)
+                log_prob = self._score(move, actions[..., 0]) + self._score(move, actions[..., 1])
+                entropy = -(move.exp() * move).sum(-1) - (aim.exp() * aim).sum(-1)
+                return log_prob, entropy  # <- ESP518
+
+            def evaluate(self, obs, actions):
+                move, aim = self.move_head(obs).log_softmax(-1), self.aim_head(obs).log_softmax(-1)
+                log_prob = self._score(move, actions[..., 0])
+                log_prob = self._score(aim, actions[..., 1])
+                entropy = -(move.exp() * move).sum(-1) - (aim.exp() * aim).sum(-1)
+                return log_prob, entropy  # <- ESP518
+        """,
         # a slice, a filter, a loop that ends early, a loop that writes over
         """
         from torch import nn

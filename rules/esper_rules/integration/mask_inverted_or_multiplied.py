@@ -21,6 +21,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     masked_logits,
+    rows_say,
     true_is_valid,
 )
 
@@ -216,6 +217,31 @@ class MaskInvertedOrMultiplied(Rule):
         """,
     )
     INVALID = (
+        # a row is asked whether any of its actions is valid, in a helper of another file
+        Case(
+            {
+                "masks.py": """
+                import torch
+
+                def log_probs(logits, mask):
+                    torch._assert_async(mask.any(dim=-1).all())
+                    masked = logits.masked_fill(mask, -1e8)  # <- ESP507
+                    return masked.log_softmax(-1)
+                """,
+                "network.py": """
+                from masks import log_probs
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self, n):
+                        super().__init__()
+                        self.head = nn.Linear(4, n)
+
+                    def act(self, x, mask):
+                        return log_probs(self.head(x), mask).exp().multinomial(1)
+                """,
+            }
+        ),
         """
         import torch
         from torch import nn
@@ -356,7 +382,10 @@ def _inverted(net: NetworkClass, steps: dict[cst.CSTNode, MaskStep]) -> Iterable
     for frame, event, _ in net.events("mask") if steps else ():
         if event.node not in steps or event.fills_true is None or event.node in told:
             continue
-        if true_is_valid(frame.function, event.other) is event.fills_true:
+        meaning = true_is_valid(frame.function, event.other)
+        if meaning is None:
+            meaning = rows_say(net, event.other)
+        if meaning is event.fills_true:
             told.add(event.node)
             says = "the logits of valid actions are replaced: True in this mask means" + (
                 " valid" if event.fills_true else " invalid"

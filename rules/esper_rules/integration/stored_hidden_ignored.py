@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 import libcst as cst
 
 from esper_audit.rulekit import (
-    ACT,
     EVALUATE,
     FORWARD,
     Case,
@@ -111,7 +110,8 @@ class StoredHiddenIgnored(Rule):
                 told.add(frame.function)
                 yield self._hit(frame.function, unread[0], calls[0])
         for method in stepping(net):
-            if method.function not in told and net.roles[method.name] != ACT:
+            if method.function not in told:
+                told.add(method.function)
                 yield from self._lost(net, method)
 
     def _lost(self, net: NetworkClass, method: Method) -> Iterator[Hit]:

@@ -20,7 +20,7 @@ def holds_heads(value: Val, depth: int = 0) -> bool:
 
 
 def _is_of_a_head(value: Val) -> bool:
-    if value.kind == "dist" or value.roles & _OF_A_HEAD:
+    if value.kind == "dist" or value.roles & _OF_A_HEAD or value.tags & {"logp", "p"}:
         return True
     model = getattr(value.ref, "model", None)
     return value.kind == "instance" and model is not None and model.method("log_prob") is not None
