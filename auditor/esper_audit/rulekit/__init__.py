@@ -19,7 +19,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
-from esper_audit.semantics.depends import CHOICE, ONLY_LAST, ONLY_PART, bare, everything
+from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
@@ -37,7 +37,9 @@ from esper_audit.semantics.outputs import (
     Method,
     Output,
     acting,
+    choice_of,
     first_round,
+    has_layers,
     input_atoms,
     is_known,
     names_start,
@@ -51,8 +53,16 @@ from esper_audit.semantics.own_states import OwnState, own_states
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.row_checks import RowCheck, row_checks, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
+from esper_audit.semantics.scoring import (
+    Scoring,
+    act_and_evaluate,
+    head_name,
+    head_size,
+    means_over_heads,
+    scores_actions,
+)
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.unsaved import Unsaved, unsaved
@@ -60,7 +70,6 @@ from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
     "ACT",
-    "CHOICE",
     "EVALUATE",
     "FORWARD",
     "GRADIENT_FREE",
@@ -71,6 +80,7 @@ __all__ = [
     "OTHER",
     "UNKNOWN",
     "VALUE_METHOD",
+    "Atoms",
     "Case",
     "Category",
     "ClassModel",
@@ -108,6 +118,7 @@ __all__ = [
     "Praise",
     "Repair",
     "Replace",
+    "RowCheck",
     "Rule",
     "Scoring",
     "Severity",
@@ -123,6 +134,7 @@ __all__ = [
     "axis_of_lift",
     "bare",
     "buffer_fields",
+    "choice_of",
     "compiled_checkpoints",
     "core_calls",
     "dead_attributes",
@@ -140,6 +152,7 @@ __all__ = [
     "fused_writes",
     "gate_bias_writes",
     "gradient_free_block",
+    "has_layers",
     "head_gains",
     "head_name",
     "head_size",
@@ -155,13 +168,17 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "means_over_heads",
     "names_start",
     "on_the_way_to_actions",
     "other_constant",
     "own_states",
     "plain_containers",
     "returns",
+    "row_checks",
     "scored",
+    "scores_actions",
+    "somebody_cares",
     "sources_of",
     "state_atoms",
     "stepping",

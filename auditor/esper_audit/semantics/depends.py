@@ -18,6 +18,7 @@ from esper_audit.semantics.values import EMPTY, Val
 
 Atoms = frozenset[str]
 ONLY_PART, ONLY_LAST = "!part", "!last"  # some heads left out; what each round of a loop wrote over
+OF_EACH_HEAD = "!each"  # one of several that a comprehension makes, one for each head
 CHOICE = "!argmax@"  # what an argmax chose; the number is that of its node
 STRANGE: Atoms = frozenset({"?"})  # a source that is not known
 LOST = Val(deps=STRANGE)
@@ -91,9 +92,16 @@ def adding(value: Val, atoms: Atoms) -> Val:
     """The value, and every tensor in it, depending on the atoms too."""
     if not atoms or value.kind in _CARRIES_NOTHING:
         return value
+    if value.kind == "pairs" and isinstance(value.ref, tuple):
+        value = value.but(ref=tuple(adding(part, atoms) for part in value.ref))
     if value.kind in _PARTS and value.items:
         return value.but(items=tuple((key, adding(part, atoms)) for key, part in value.items))
     return value if atoms <= value.deps else value.but(deps=value.deps | atoms)
+
+
+def remarks(atoms: Atoms) -> Atoms:
+    """What is said of the way rather than of the sources: `!part` and its kin."""
+    return frozenset(atom for atom in atoms if atom.startswith("!"))
 
 
 def without_gradient(value: Val) -> Val:

@@ -34,7 +34,12 @@ _COLLECTIONS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
 # Events that cannot occur where none of these texts does.
 _MASKS = (b"mask", b"avail", b"legal", b"valid")
-_NEEDS = {"mask": _MASKS, "mask_product": _MASKS, "invert": _MASKS, "dist": (b"distributions",)}
+_NEEDS = {
+    "mask": _MASKS,
+    "mask_product": _MASKS,
+    "invert": _MASKS,
+    "dist": (b"distributions", b"gather", b"multinomial"),
+}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
 _SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
 _RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from esper_audit.semantics.cores import CoreCall, core_calls
-from esper_audit.semantics.depends import Atoms, bare, everything, resolved, with_gradient
+from esper_audit.semantics.depends import CHOICE, Atoms, bare, everything, resolved, with_gradient
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.network import NetworkClass, once
@@ -90,6 +90,12 @@ class Method:
         )
 
     @property
+    def discarded(self) -> frozenset[str]:
+        """The parameters that it, or what it calls, does away with by `del`."""
+        values = (event.value for event, _ in self.frame.walk() if event.kind == "discard")
+        return frozenset[str]().union(*(bare(value.deps) for value in values))
+
+    @property
     def starts(self) -> tuple[str, ...]:
         """Its parameters that say where episodes start."""
         return tuple(param.name for param in self.function.params[1:] if names_start(param.name))
@@ -165,6 +171,16 @@ def input_atoms(net: NetworkClass, call: CoreCall) -> Atoms:
     """What the input of a core depends on."""
     args = call.event.args
     return sources_of(net, args[0]) if args else EMPTY
+
+
+def has_layers(atoms: Atoms) -> bool:
+    """Whether a layer of the network is among the sources."""
+    return any(atom.startswith("@") for atom in atoms)
+
+
+def choice_of(net: NetworkClass, event: Event) -> str:
+    """The atom that says that an argmax chose a value."""
+    return f"{CHOICE}{net.interpreter.order_of(event.node)}"
 
 
 def first_round(value: Val) -> Atoms:

@@ -14,7 +14,7 @@ import libcst as cst
 
 EMPTY: frozenset[Any] = frozenset()
 _BY_REFERENCE = frozenset(
-    {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs"}
+    {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs", "partial"}
 )  # nothing without their ref
 
 

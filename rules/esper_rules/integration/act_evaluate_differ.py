@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import libcst as cst
 
@@ -10,6 +10,7 @@ from esper_audit.rulekit import (
     Category,
     Confidence,
     Hit,
+    Method,
     ModuleModel,
     NetworkClass,
     Note,
@@ -17,8 +18,18 @@ from esper_audit.rulekit import (
     Scoring,
     Severity,
     act_and_evaluate,
+    acting,
     head_name,
+    returns,
+    scored,
 )
+
+
+def _masked(method: Method) -> bool:
+    """Whether the log-prob or the action of a method depends on a mask that it is given."""
+    outputs = (*method.named("log_prob"), *method.named("action"))
+    return any(output.sources & set(method.params("mask")) for output in outputs)
+
 
 _VERBS = {"mask": "masks", "scale": "scales", "clamp": "clamps"}
 
@@ -102,13 +113,35 @@ class ActEvaluateDiffer(Rule):
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Heads that are treated in one of the two methods as they are not in the other."""
+        told: set[str] = set()
         for acted, evaluated in act_and_evaluate(net):
-            shared = acted.steps.keys() & evaluated.steps.keys()
-            if not shared and acted.complete and evaluated.complete:
-                yield self._other_head(net, acted, evaluated)
-            for head in evaluated.steps:
-                if head in shared:
-                    yield from self._compare(net, head, acted, evaluated)
+            for hit in self._differences(net, acted, evaluated):
+                told.add(evaluated.name)
+                yield hit
+        yield from self._mask_dropped(net, told)
+
+    def _differences(self, net: NetworkClass, acted: Scoring, evaluated: Scoring) -> Iterator[Hit]:
+        shared = acted.steps.keys() & evaluated.steps.keys()
+        if not shared and acted.complete and evaluated.complete:
+            yield self._other_head(net, acted, evaluated)
+        for head in evaluated.steps:
+            if head in shared:
+                yield from self._compare(net, head, acted, evaluated)
+
+    def _mask_dropped(self, net: NetworkClass, told: set[str]) -> Iterator[Hit]:
+        """Evaluating methods that are given masks which reach no log-prob, where acting ones mask."""
+        acted = [method for method in acting(net) if _masked(method)] if net.speaks_of_masks else []
+        for method in scored(net) if acted else ():
+            masks, event = method.params("mask"), returns(method.frame)
+            known = [output for output in method.named("log_prob") if output.is_known and output.layers]
+            if method.name in told or not masks or event is None or not known or method.discarded & set(masks):
+                continue
+            if not any(output.sources & set(masks) for output in known):
+                yield Hit.at(
+                    event,
+                    f"the log-prob that `{method.name}` returns does not depend on `{masks[0]}`; "
+                    f"what `{acted[0].name}` returns depends on its masks",
+                )
 
     def _compare(self, net: NetworkClass, head: cst.CSTNode, acted: Scoring, evaluated: Scoring) -> Iterable[Hit]:
         if "?" in acted.steps[head].keys() ^ evaluated.steps[head].keys():
@@ -278,6 +311,43 @@ class ActEvaluateDiffer(Rule):
         """,
     )
     INVALID = (
+        # what evaluating is given and does not use, in dicts and through a distribution of the project's own
+        """
+        import torch
+        from torch import nn
+
+        class Masked:
+            def __init__(self, logits, mask):
+                self.logits = logits.masked_fill(~mask, -1e9).log_softmax(-1)
+
+            def sample(self):
+                return self.logits.exp().multinomial(1)
+
+            def log_prob(self, action):
+                return self.logits.gather(-1, action)
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.heads = nn.ModuleDict({name: nn.Linear(4, n) for name, n in sizes.items()})
+
+            def _dists(self, x, masks):
+                return {name: Masked(head(x), masks[name]) for name, head in self.heads.items()}
+
+            def act(self, x, masks):
+                dists = self._dists(x, masks)
+                actions = {name: dist.sample() for name, dist in dists.items()}
+                return actions, sum(dist.log_prob(actions[name]) for name, dist in dists.items())
+
+            def evaluate_actions(self, x, masks, actions):
+                dists = self._dists(x, {name: torch.ones_like(mask) for name, mask in masks.items()})
+                log_prob = sum(dist.log_prob(actions[name]) for name, dist in dists.items())
+                return log_prob  # <- ESP511
+
+            def evaluate(self, x, masks, actions):
+                logits = {name: head(x) for name, head in self.heads.items()}
+                return sum(each.log_softmax(-1).gather(-1, actions[k]) for k, each in logits.items())  # <- ESP511
+        """,
         """
         import torch
         from torch import nn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import libcst as cst
 
@@ -18,9 +18,15 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     Val,
+    acting,
+    bare,
+    choice_of,
     descendants,
     find,
+    has_layers,
+    is_known,
     masked_logits,
+    sources_of,
     tensor_role,
 )
 
@@ -110,6 +116,32 @@ class DeterministicPathUnmasked(Rule):
                 notes=(Note(step.module, step.node, "here the logits of the same head are masked"),),
             )
 
+        for hit in self._by_dependence(net):
+            if hit.node not in told:
+                told.add(hit.node)
+                yield hit
+
+    def _by_dependence(self, net: NetworkClass) -> Iterator[Hit]:
+        """Actions that an argmax chose from what no mask reaches, where what else the method gives depends on masks."""
+        for method in acting(net) if net.speaks_of_masks else ():
+            masks = set(method.params("mask"))
+            scores = (*method.named("log_prob"), *method.named("action"))
+            if not masks & frozenset[str]().union(*(output.sources for output in scores)):
+                continue
+            chosen = frozenset[str]().union(*(output.sources for output in method.named("action")))
+            events = [event for event, _ in method.frame.walk()]
+            if any(event.kind == "mask" and _in_place(event) for event in events):
+                continue
+            masked = frozenset[str]().union(*(bare(sources_of(net, e.target)) for e in events if e.kind == "mask"))
+            for event in events:
+                if event.name not in (".argmax", "torch.argmax") or choice_of(net, event) not in chosen:
+                    continue
+                raw = event.target if event.name == ".argmax" else event.args[0] if event.args else event.target
+                atoms = sources_of(net, raw)
+                same_heads = has_layers(atoms) and bare(atoms) <= masked
+                if same_heads and is_known(atoms) and not masks & bare(atoms) and not _depends_on_mask(event):
+                    yield Hit.at(event, "the argmax is taken of what no mask reaches, and samples are masked")
+
     VALID = (
         """
         import torch
@@ -178,6 +210,35 @@ class DeterministicPathUnmasked(Rule):
         """,
     )
     INVALID = (
+        # heads and masks in dicts, distributions of the project's own
+        """
+        import torch
+        from torch import nn
+
+        class Masked:
+            def __init__(self, logits, mask):
+                self.raw = logits
+                self.logits = logits.masked_fill(~mask, -1e9).log_softmax(-1)
+
+            def sample(self):
+                return self.logits.exp().multinomial(1)
+
+            def mode(self):
+                return self.raw.argmax(-1)  # <- ESP509
+
+            def log_prob(self, action):
+                return self.logits.gather(-1, action)
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.heads = nn.ModuleDict({name: nn.Linear(4, n) for name, n in sizes.items()})
+
+            def act(self, x, masks, deterministic=False):
+                dists = {name: Masked(head(x), masks[name]) for name, head in self.heads.items()}
+                actions = {name: dist.mode() if deterministic else dist.sample() for name, dist in dists.items()}
+                return actions, sum(dist.log_prob(actions[name]) for name, dist in dists.items())
+        """,
         """
         import torch
         from torch import nn

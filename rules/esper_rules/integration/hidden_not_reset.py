@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import libcst as cst
 
 from esper_audit.rulekit import (
     ACT,
     EVALUATE,
-    FORWARD,
+    UNKNOWN,
+    Atoms,
     Case,
     Category,
     Confidence,
     CoreCall,
     Frame,
+    Function,
     Hit,
+    Method,
     ModuleModel,
     NetworkClass,
     Note,
     Rule,
     Severity,
     as_given,
+    bare,
     core_calls,
+    descendants,
+    find,
+    first_round,
+    is_known,
+    names_start,
+    sources_of,
+    stepping,
 )
 
 _CUTS = (b"pad", b"split", b"traject")  # words of code that cuts windows at the ends of episodes
@@ -104,13 +117,63 @@ class HiddenNotReset(Rule):
     help = "clear h and c at each episode start, in the same helper for acting and for scoring sequences"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
-        """States that are cleared by half, or in acting alone."""
+        """States that are cleared by half, in acting alone, at the wrong step, or never, whatever the starts say."""
         if not net.recurrent:
             return
-        for frame in net.frames(FORWARD, ACT, EVALUATE):
-            for call in core_calls(frame):
-                if len(call.parts) == 2 and _cleared_by_half(call):
-                    yield self._hit(call, "h is cleared at episode starts and c is not", ())
+        told: set[cst.CSTNode] = set()
+        for method in stepping(net):
+            for hit in (*self._by_half(method), *self._by_starts(net, method), *self._by_offset(method)):
+                if hit.node not in told:
+                    told.add(hit.node)
+                    yield hit
+        yield from self._in_acting_alone(net)
+
+    def _by_half(self, method: Method) -> Iterator[Hit]:
+        for call in method.cores:
+            if len(call.parts) != 2:
+                continue
+            if _cleared_by_half(call):
+                yield self._hit(call, "h is cleared at episode starts and c is not", ())
+                continue
+            first, second = (bare(first_round(part)) for part in call.parts)
+            if not is_known(first | second):
+                continue
+            for name in (*method.starts, *method.ends):
+                if (name in first) != (name in second):
+                    cleared, other = ("h", "c") if name in first else ("c", "h")
+                    yield self._hit(call, f"{cleared} is cleared at episode starts and {other} is not", ())
+
+    def _by_starts(self, net: NetworkClass, method: Method) -> Iterator[Hit]:
+        """Starts that a method takes, and that reach its core nowhere, or one step late."""
+        if not method.cores or method.frame.result is UNKNOWN:
+            return
+        for name in (*method.starts, *method.ends):
+            before, entering = _entering(net, method)
+            if not is_known(entering) or name in bare(before) | method.discarded:
+                continue
+            if name in bare(entering):
+                if names_start(name):
+                    yield self._hit(method.cores[-1], f"`{name}` clears the state after the step that it marks", ())
+            elif name not in bare(sources_of(net, method.frame.result)):
+                yield self._hit(method.cores[0], f"`{method.name}` takes `{name}`, and no state depends on it", ())
+
+    def _by_offset(self, method: Method) -> Iterator[Hit]:
+        """Loops over time that clear the state of step t by the start of another step."""
+        for call in method.cores:
+            function = call.event.function
+            entering = bare(frozenset[str]().union(*map(first_round, call.parts)))
+            if not entering & {*method.starts, *method.ends} or function.node is None:
+                continue
+            for shifted in _shifted(function, call.event.node):
+                yield Hit(
+                    shifted,
+                    "the state of one step is cleared by the start of another",
+                    module=function.module,
+                    symbol=function.qualified,
+                    notes=(Note(call.event.module, call.event.node, "the state goes in here"),),
+                )
+
+    def _in_acting_alone(self, net: NetworkClass) -> Iterator[Hit]:
         evaluated = [(frame, call) for frame in net.frames(EVALUATE) for call in _only(frame)]
         acted = [(frame, call) for frame in net.frames(ACT) for call in _only(frame)] if evaluated else []
         resets = next(((frame, call) for frame, call in acted if call.is_reset), None)
@@ -129,6 +192,42 @@ class HiddenNotReset(Rule):
         return Hit.at(event, says, notes=notes)
 
     VALID = (
+        # ends clear what comes after them, starts of the next step as well; starts that somebody does away with
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8, batch_first=True)
+
+            def forward(self, x, hidden, dones):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h, c))
+                    over = dones[:, t].view(1, -1, 1)
+                    h, c = h.masked_fill(over, 0.0), c.masked_fill(over, 0.0)
+                    outs.append(out)
+                return torch.cat(outs, 1), (h, c)
+
+            def evaluate(self, x, hidden, dones, actions):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    over = dones[:, t - 1].view(1, -1, 1)
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h.masked_fill(over, 0.0), c.masked_fill(over, 0.0)))
+                    outs.append(out)
+                return torch.cat(outs, 1)
+
+            def evaluate_actions(self, x, hidden, episode_starts, actions):
+                del episode_starts
+                return self.lstm(x, hidden)
+
+            def act(self, x, hidden, episode_start, **options):
+                return self.lstm(x, **options)
+        """,
         # one helper for both
         """
         from torch import nn
@@ -244,6 +343,51 @@ class HiddenNotReset(Rule):
         """,
     )
     INVALID = (
+        # starts that reach no state, one half of it, a step too late, or the state of another step
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8, batch_first=True)
+
+            def _run(self, x, hidden, starts):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    fresh = starts[:, max(t - 1, 0)].view(1, -1, 1)  # <- ESP512
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h.masked_fill(fresh, 0.0), c.masked_fill(fresh, 0.0)))
+                    outs.append(out)
+                return torch.cat(outs, 1), (h, c)
+
+            def forward(self, x, hidden, episode_starts):
+                return self._run(x, hidden, episode_starts)
+
+            def act(self, x, hidden, episode_start):
+                return self.lstm(x, hidden)  # <- ESP512
+
+            def evaluate_actions(self, x, hidden, is_first, actions):
+                keep = torch.ones_like(is_first)
+                h, c = hidden[0] * keep, hidden[1] * keep
+                return self.lstm(x, (h, c))  # <- ESP512
+
+            def evaluate(self, x, hidden, done, actions):
+                h, c = hidden
+                h = torch.where(done, 0.0, h)
+                return self.lstm(x, (h, c))  # <- ESP512
+
+            def eval_actions(self, x, hidden, episode_starts):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h, c))  # <- ESP512
+                    fresh = episode_starts[:, t].view(1, -1, 1)
+                    h, c = h.masked_fill(fresh, 0.0), c.masked_fill(fresh, 0.0)
+                    outs.append(out)
+                return torch.cat(outs, 1), (h, c)
+        """,
         """
         from torch import nn
 
@@ -315,6 +459,36 @@ class HiddenNotReset(Rule):
             }
         ),
     )
+
+
+def _shifted(function: Function, call: cst.CSTNode) -> Iterator[cst.Subscript]:
+    """Starts that are looked up at `t - 1` or `t + 1` in a loop over t with the call in it."""
+    for loop in find(function.node, cst.For):
+        if not isinstance(loop.target, cst.Name) or not any(node is call for node in descendants(loop)):
+            continue
+        for lookup in find(loop.body, cst.Subscript):
+            of_starts = isinstance(lookup.value, cst.Name) and names_start(lookup.value.value)
+            if of_starts and any(_is_beside(sum_, loop.target.value) for sum_ in find(lookup, cst.BinaryOperation)):
+                yield lookup
+
+
+def _is_beside(node: cst.BinaryOperation, name: str) -> bool:
+    """`t - 1` and `t + 1`."""
+    named = isinstance(node.left, cst.Name) and node.left.value == name
+    return named and isinstance(node.right, cst.Integer) and isinstance(node.operator, (cst.Add, cst.Subtract))
+
+
+def _entering(net: NetworkClass, method: Method) -> tuple[Atoms, Atoms]:
+    """What the states and inputs of a method's cores depend on: before any round of a loop, and in all rounds."""
+    before: Atoms = frozenset()
+    always: Atoms = frozenset()
+    for call in method.cores:
+        parts = (*call.parts, *call.event.args[:1])
+        before = before.union(*map(first_round, parts))
+        always = always.union(*(sources_of(net, part) for part in parts))
+        if call.state is None:
+            always |= {"?"}
+    return before, always
 
 
 def _only(frame: Frame) -> list[CoreCall]:

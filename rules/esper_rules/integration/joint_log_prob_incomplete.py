@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from esper_audit.rulekit import (
     ACT,
     EVALUATE,
+    ONLY_LAST,
+    ONLY_PART,
     Category,
     Confidence,
     Hit,
@@ -17,8 +19,17 @@ from esper_audit.rulekit import (
     Scoring,
     Severity,
     act_and_evaluate,
+    acting,
     head_name,
+    means_over_heads,
+    returns,
+    scored,
 )
+
+_LEFT_OUT = {
+    ONLY_PART: "lacks heads",
+    ONLY_LAST: "is that of the last head alone: each round of the loop writes over it",
+}
 
 
 class JointLogProbIncomplete(Rule):
@@ -103,6 +114,15 @@ class JointLogProbIncomplete(Rule):
                 yield from self._missing(net, acted, evaluated)
                 yield from self._missing(net, evaluated, acted)
         yield from self._means(net)
+        yield from self._left_out(net)
+
+    def _left_out(self, net: NetworkClass) -> Iterator[Hit]:
+        for method in (*scored(net), *acting(net)):
+            event = returns(method.frame)
+            sources = frozenset[str]().union(*(output.sources for output in method.named("log_prob")))
+            for atom, says in _LEFT_OUT.items():
+                if event is not None and atom in sources:
+                    yield Hit.at(event, f"the log-prob that `{method.name}` returns {says}")
 
     def _missing(self, net: NetworkClass, has: Scoring, lacks: Scoring) -> Iterator[Hit]:
         missing = [head for head in has.events if head not in lacks.events]
@@ -117,18 +137,30 @@ class JointLogProbIncomplete(Rule):
 
     def _means(self, net: NetworkClass) -> Iterator[Hit]:
         for frame in net.frames(ACT, EVALUATE):
-            for event, _ in frame.walk():
-                if event.kind != "call" or event.name not in (".mean", "torch.mean"):
-                    continue
-                given = (event.target, *event.args) if event.name == ".mean" else event.args
-                axis = event.kwargs.get("dim", given[1] if len(given) > 1 else None)
-                if axis is not None and given and f"parts:{axis.const}" in given[0].tags:
-                    yield Hit.at(
-                        event,
-                        f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
-                    )
+            for event in means_over_heads(frame, "log_prob"):
+                yield Hit.at(
+                    event,
+                    f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
+                )
 
     VALID = (
+        # all heads, in a loop that begins with the first
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.heads = nn.ModuleList([nn.Linear(4, size) for size in sizes])
+
+            def evaluate_actions(self, obs, actions):
+                dists = [Categorical(logits=head(obs)) for head in self.heads]
+                log_prob = dists[0].log_prob(actions[0])
+                for dist, action in zip(dists[1:], actions[1:]):
+                    log_prob = log_prob + dist.log_prob(action)
+                return log_prob
+        """,
         # one helper; heads of unknown origin; a loop over all
         """
         import torch
@@ -139,7 +171,8 @@ class JointLogProbIncomplete(Rule):
             def __init__(self, n):
                 super().__init__()
                 self.move, self.aim = nn.Linear(4, n), nn.Linear(4, n)
-                self.rest = nn.ModuleList([nn.Linear(4, n), nn.Linear(4, n)])
+                self.rest = nn.ModuleList([self.aim])
+                self.more = nn.ModuleList(n)
 
             def _score(self, obs, actions):
                 dists = Categorical(logits=self.move(obs)), Categorical(logits=self.aim(obs))
@@ -155,6 +188,12 @@ class JointLogProbIncomplete(Rule):
             def evaluate_actions(self, obs, actions):
                 log_prob = Categorical(logits=self.move(obs)).log_prob(actions[0])
                 for head, action in zip(self.rest, actions[1:]):
+                    log_prob = log_prob + Categorical(logits=head(obs)).log_prob(action)
+                return log_prob
+
+            def evaluate_action(self, obs, actions):
+                log_prob = Categorical(logits=self.move(obs)).log_prob(actions[0])
+                for head, action in zip(self.more, actions[1:]):
                     log_prob = log_prob + Categorical(logits=head(obs)).log_prob(action)
                 return log_prob
         """,
@@ -191,6 +230,41 @@ class JointLogProbIncomplete(Rule):
         """,
     )
     INVALID = (
+        # a slice, a filter, a loop that ends early, a loop that writes over
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.heads = nn.ModuleDict({name: nn.Linear(4, size) for name, size in sizes.items()})
+
+            def _dists(self, obs):
+                return {name: Categorical(logits=head(obs)) for name, head in self.heads.items()}
+
+            def act(self, obs, actions):
+                pairs = list(self._dists(obs).items())
+                log_prob = sum(dist.log_prob(actions[name]) for name, dist in pairs[:-1])
+                return log_prob  # <- ESP518
+
+            def evaluate(self, obs, actions):
+                dists = self._dists(obs)
+                log_prob = sum(dist.log_prob(actions[name]) for name, dist in dists.items() if name != "aim")
+                return log_prob  # <- ESP518
+
+            def evaluate_actions(self, obs, actions):
+                log_prob = 0.0
+                for name, dist in self._dists(obs).items():
+                    log_prob = log_prob + dist.log_prob(actions[name])
+                    break
+                return log_prob  # <- ESP518
+
+            def eval_actions(self, obs, actions):
+                for name, dist in self._dists(obs).items():
+                    log_prob = dist.log_prob(actions[name])
+                return log_prob  # <- ESP518
+        """,
         # a head too few, in a base class; a head too many
         """
         from torch import nn

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import libcst as cst
 
 from esper_audit.rulekit import (
+    ACT,
     EVALUATE,
     FORWARD,
     Case,
@@ -14,14 +15,21 @@ from esper_audit.rulekit import (
     Confidence,
     CoreCall,
     Frame,
+    Function,
     Hit,
+    Method,
     ModuleModel,
     NetworkClass,
     Note,
     Rule,
     Severity,
+    bare,
     core_calls,
     find,
+    input_atoms,
+    is_known,
+    state_atoms,
+    stepping,
     tensor_role,
 )
 
@@ -95,22 +103,44 @@ class StoredHiddenIgnored(Rule):
         """Parameters for a hidden state that nothing reads, of methods whose cores all start from zeros."""
         if not net.recurrent:
             return
+        told = set()
         for frame in net.frames(FORWARD, EVALUATE):
             unread = _unread_states(frame)
             calls = list(core_calls(frame)) if unread else []
             if unread and calls and all(call.is_fresh for call in calls):
-                yield self._hit(frame, unread[0], calls[0])
+                told.add(frame.function)
+                yield self._hit(frame.function, unread[0], calls[0])
+        for method in stepping(net):
+            if method.function not in told and net.roles[method.name] != ACT:
+                yield from self._lost(net, method)
 
-    def _hit(self, frame: Frame, name: str, call: CoreCall) -> Hit:
-        function = frame.function
+    def _lost(self, net: NetworkClass, method: Method) -> Iterator[Hit]:
+        """States that no core, or only a half of one, gets to see."""
+        names = tuple(name for name in method.params("hidden") if len(name) > 2)
+        seen = [state_atoms(net, call) for call in method.cores]
+        if not names or not seen or not all(atoms and all(map(is_known, atoms)) for atoms in seen):
+            return
+        known = [atoms for atoms in seen if atoms]
+        reached = frozenset[str]().union(*(each for atoms in known for each in atoms))
+        taken = frozenset[str]().union(*(input_atoms(net, call) for call in method.cores))
+        if bare(reached) & set(names):
+            halves = frozenset(atom.rstrip("~") for atom in reached)
+            told_apart = len(names) == 1 and all(len(atoms) == 2 for atoms in known) and names[0] not in halves
+            lost = [half for half in (0, 1) if f"{names[0]}#{half}" not in halves]
+            if told_apart and len(lost) == 1:
+                yield self._hit(method.function, names[0], method.cores[0], "hc"[lost[0]])
+        elif not bare(taken) & set(names) and not _may_be_none(method, names):
+            yield self._hit(method.function, names[0], method.cores[0])
+
+    def _hit(self, function: Function, name: str, call: CoreCall, half: str = "") -> Hit:
         param = function.param(name)
         assert param is not None
         return Hit(
             param.node,
-            f"`{function.name}` takes `{name}` and never reads it: its core starts from zeros",
+            f"`{function.name}` takes `{name}`, and {half or 'it'} never reaches the core",
             module=function.module,
             symbol=function.qualified,
-            notes=(Note(call.event.module, call.event.node, "this core starts from zeros"),),
+            notes=(Note(call.event.module, call.event.node, "this core starts without it"),),
         )
 
     VALID = (
@@ -132,10 +162,6 @@ class StoredHiddenIgnored(Rule):
             def evaluate(self, x, hidden):
                 hidden = hidden.unsqueeze(0)
                 return self.core(x, hidden)
-
-            def evaluate_actions(self, x, hidden, actions):
-                state = torch.zeros_like(hidden)
-                return self.core(x, state)
 
             def get_log_prob(self, x, hidden, actions):
                 hidden: torch.Tensor = self.prepare(hidden)
@@ -192,6 +218,41 @@ class StoredHiddenIgnored(Rule):
         """,
     )
     INVALID = (
+        # read, and yet the core never sees it, or sees only a half of it
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8, batch_first=True)
+
+            def fresh(self, batch):
+                return torch.zeros(1, batch, 8), torch.zeros(1, batch, 8)
+
+            def forward(self, x, hidden):  # <- ESP513
+                return self.lstm(x, tuple(torch.zeros_like(part) for part in hidden))
+
+            def evaluate(self, x, hidden, actions):  # <- ESP513
+                return self.lstm(x, self.fresh(hidden[0].shape[1]))
+
+            def evaluate_actions(self, x, hidden, actions):  # <- ESP513
+                return self.lstm(x, (hidden[0], torch.zeros_like(hidden[1])))
+
+            def eval_actions(self, x, hidden, actions):  # <- ESP513
+                h, c = hidden
+                return self.lstm(x, (h, h))
+
+        class Gated(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+
+            def evaluate_actions(self, x, hidden, actions):  # <- ESP513
+                state = torch.zeros_like(hidden)
+                return self.gru(x, state)
+        """,
         """
         import torch
         from torch import nn
@@ -262,6 +323,12 @@ class StoredHiddenIgnored(Rule):
             }
         ),
     )
+
+
+def _may_be_none(method: Method, names: tuple[str, ...]) -> bool:
+    """Whether a state may be left out: then a fresh one takes its place, in a branch that may not be told apart."""
+    params = [method.function.param(name) for name in names]
+    return any(param is not None and param.default is not None for param in params)
 
 
 def _unread_states(frame: Frame) -> list[str]:

@@ -29,7 +29,8 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    (less the mean of its batch), invert, store, kept, meet or unreachable.
+    (less the mean of its batch), invert, store, kept, discard (`del`), meet, unreachable, skipped (a branch whose test
+    is False) or count_check (a comparison of how many entries of a mask are True).
     """
 
     kind: str
@@ -121,6 +122,11 @@ class ClassFlow:
                 if name != "__init__":
                     found.update(*map(_changed_by, find(function.node, _CHANGING)))
         return frozenset(found)
+
+    @property
+    def building(self) -> bool:
+        """Whether the constructor is running."""
+        return self._building
 
     def build(self) -> None:
         """Run the constructor once, so that methods know the attributes."""

@@ -40,7 +40,8 @@ def assigned_names(body: cst.CSTNode) -> dict[str, None]:
 
 def is_read(body: cst.CSTNode, name: str) -> bool:
     """Whether a body mentions a variable more often than it assigns it: its rounds do something with it."""
-    mentioned = sum(node.value == name for node in find(body, cst.Name))
+    others = {id(node.attr) for node in find(body, cst.Attribute)} | {id(arg.keyword) for arg in find(body, cst.Arg)}
+    mentioned = sum(node.value == name and id(node) not in others for node in find(body, cst.Name))
     return mentioned > sum(name in assigned_names(target) for target in find(body, (cst.Assign, cst.AnnAssign)))
 
 

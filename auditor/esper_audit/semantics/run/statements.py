@@ -11,7 +11,7 @@ from esper_audit.semantics.model import Function
 from esper_audit.semantics.run.expressions import Expressions
 from esper_audit.semantics.run.heads import assigned_names, holds_heads, is_read, leaves_out_rounds
 from esper_audit.semantics.run.scope import entered
-from esper_audit.semantics.tree import dotted
+from esper_audit.semantics.tree import dotted, find
 from esper_audit.semantics.values import (
     EMPTY,
     NONE,
@@ -57,6 +57,10 @@ class Execution(Expressions):
             self.returned.append(value)
             self.record("return", node, value=value)
             return True
+        elif isinstance(node, cst.Del):
+            for gone in find(node.target, cst.Name):
+                if gone.value in self.env:
+                    self.record("discard", node, value=self.env[gone.value])  # somebody says that it is not needed
         elif isinstance(node, cst.Raise):
             if node.exc is not None:
                 self.eval(node.exc)
@@ -174,6 +178,7 @@ class Execution(Expressions):
             self.refine(node.test, truth=known)
             if known:
                 return self.guarded(node.test, node.body.body, truth=True)
+            self.record("skipped", node)
             if isinstance(node.orelse, cst.If):
                 return self.branch(node.orelse)
             return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False
