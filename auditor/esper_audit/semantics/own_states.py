@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import libcst as cst
 
 from esper_audit.semantics.cores import core_calls
-from esper_audit.semantics.depends import bare
+from esper_audit.semantics.depends import bare, function_name
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.network import NetworkClass
@@ -17,6 +17,7 @@ from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, t
 from esper_audit.semantics.tree import descendants, dotted, find
 
 IGNORED, SHARED, KEPT, CACHED = "ignored", "shared", "kept", "cached"
+_VIEWS = frozenset({"setdefault", "get", "expand", "view", "unsqueeze", "transpose", "tuple", "list", "to", "detach"})
 _MEMOIZED = ("functools.lru_cache", "functools.cache", "cachetools.cached")
 
 
@@ -138,7 +139,7 @@ def _cached(function: Function) -> Iterator[OwnState]:
     if not me or function.owner is None:
         return
     returned = [node.value for node in find(function.node.body, cst.Return) if node.value is not None]
-    handed = {name for value in returned if not _is_copied(value) for name in _own(value, me)}
+    handed = {name for value in returned for name in _handed_out(value, me)}
     for call in find(function.node.body, cst.Call):
         if isinstance(call.func, cst.Attribute) and call.func.attr.value == "setdefault":
             name = next(iter(_own(call.func.value, me)), "")
@@ -160,7 +161,13 @@ def _own(node: cst.CSTNode, me: str) -> list[str]:
     ]
 
 
-def _is_copied(node: cst.CSTNode) -> bool:
-    """Whether a copy is handed out: a clone, or a state expanded and repeated."""
-    words = {call.func.attr.value for call in find(node, cst.Call) if isinstance(call.func, cst.Attribute)}
-    return bool(words & {"clone", "repeat", "deepcopy", "map", "detach_"})
+def _handed_out(node: cst.CSTNode, me: str) -> set[str]:
+    """The attributes that a returned expression holds as they are; what goes into another call may be copied there."""
+    inside = [
+        name
+        for call in find(node, cst.Call)
+        if function_name(call) not in _VIEWS
+        for part in (call.func, *call.args)
+        for name in _own(part, me)
+    ]
+    return set(_own(node, me)) - set(inside)

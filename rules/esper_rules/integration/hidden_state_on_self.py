@@ -98,6 +98,7 @@ class HiddenStateOnSelf(Rule):
     VALID = (
         # passed through, reset to what was passed, made anew each time
         """
+        from copy import deepcopy
         import torch
         from torch import nn
 
@@ -113,7 +114,7 @@ class HiddenStateOnSelf(Rule):
             def initial_hidden(self, batch):
                 if self.zeros is None:
                     self.zeros = torch.zeros(1, batch, self.size)
-                return self.zeros.clone(), self.zeros.clone()
+                return self.zeros.clone(), deepcopy(self.zeros)
 
             def init_hidden(self, batch):
                 self.state = torch.zeros(1, batch, self.size)
