@@ -145,7 +145,12 @@ def _cached(function: Function) -> Iterator[OwnState]:
             name = next(iter(_own(call.func.value, me)), "")
             if name and any(call is node for value in returned for node in descendants(value)) and name in handed:
                 yield OwnState(CACHED, name, call, function)
+    stored = {name for assign in find(function.node.body, cst.Assign) for name in _own(assign.targets[0].target, me)}
     for branch in find(function.node.body, cst.If):
+        for early in find(branch.body, cst.Return):
+            again = _handed_out(early.value, me) if early.value is not None else set()
+            for name in sorted(again & stored & set(_own(branch.test, me))):
+                yield OwnState(CACHED, name, early, function)
         for assign in find(branch.body, cst.Assign):
             names = _own(assign.targets[0].target, me)
             if names and names[0] in handed and names[0] in _own(branch.test, me):

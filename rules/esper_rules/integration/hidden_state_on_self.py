@@ -277,6 +277,14 @@ class HiddenStateOnSelf(Rule):
                             self.zeros = torch.zeros(1, batch, 8)  # <- ESP520
                         return self.zeros
 
+                    def begin_state(self, batch):
+                        if self.zeros is not None and self.zeros.shape[1] == batch:
+                            return self.zeros  # <- ESP520
+                        if batch == 0:
+                            return
+                        self.zeros = torch.zeros(1, batch, 8)
+                        return self.zeros
+
                     @functools.lru_cache(maxsize=None)  # <- ESP520
                     def zero_state(self, batch):
                         return torch.zeros(1, batch, 8)
