@@ -9,12 +9,15 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.carried_states import CarriedState, carried_states
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints
 from esper_audit.semantics.compilation import (
     EagerCore,
+    Silenced,
     Validation,
     eager_cores,
     late_validation,
+    silenced_validation,
     validated_distributions,
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
@@ -25,14 +28,16 @@ from esper_audit.semantics.forward_calls import direct_forward_calls, forward_ca
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
 from esper_audit.semantics.head_gains import HeadGain, head_gains
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.host import Interruption, counters, host_reads, side_effects, tensor_branches
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.kept_results import KeptGraph, kept_graphs
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import GateBiasWrite, gate_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
-from esper_audit.semantics.modes import on_the_way_to_actions
+from esper_audit.semantics.modes import never_back_to_training, on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
+from esper_audit.semantics.optimizers import SharedLayers, shared_layers
 from esper_audit.semantics.outputs import (
     Method,
     Output,
@@ -81,6 +86,7 @@ __all__ = [
     "UNKNOWN",
     "VALUE_METHOD",
     "Atoms",
+    "CarriedState",
     "Case",
     "Category",
     "ClassModel",
@@ -102,6 +108,7 @@ __all__ = [
     "Hit",
     "Insert",
     "InsertLines",
+    "Interruption",
     "KeptGraph",
     "LeftBehind",
     "LostWrite",
@@ -122,6 +129,8 @@ __all__ = [
     "Rule",
     "Scoring",
     "Severity",
+    "SharedLayers",
+    "Silenced",
     "Step",
     "TimeLoop",
     "Unsaved",
@@ -134,9 +143,11 @@ __all__ = [
     "axis_of_lift",
     "bare",
     "buffer_fields",
+    "carried_states",
     "choice_of",
     "compiled_checkpoints",
     "core_calls",
+    "counters",
     "dead_attributes",
     "dead_regions",
     "descendants",
@@ -156,6 +167,7 @@ __all__ = [
     "head_gains",
     "head_name",
     "head_size",
+    "host_reads",
     "input_atoms",
     "is_known",
     "kept_graphs",
@@ -170,6 +182,7 @@ __all__ = [
     "masked_logits",
     "means_over_heads",
     "names_start",
+    "never_back_to_training",
     "on_the_way_to_actions",
     "other_constant",
     "own_states",
@@ -178,10 +191,14 @@ __all__ = [
     "row_checks",
     "scored",
     "scores_actions",
+    "shared_layers",
+    "side_effects",
+    "silenced_validation",
     "somebody_cares",
     "sources_of",
     "state_atoms",
     "stepping",
+    "tensor_branches",
     "tensor_role",
     "time_loops",
     "true_is_valid",

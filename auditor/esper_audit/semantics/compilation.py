@@ -17,6 +17,11 @@ from esper_audit.semantics.values import Val
 _SETTER = re.compile(r"torch\.distributions\.(\w+\.)+set_default_validate_args")
 # These leave the check of their parameters to what they are made of.
 _MADE_OF_OTHERS = frozenset({"Independent", "TransformedDistribution", "MixtureSameFamily"})
+# Who says one of these looks at numbers, or has decided what distributions look at.
+_LOOKS = tuple(
+    "isfinite isnan isinf nan_to_num detect_anomaly set_detect_anomaly error_if_nonfinite validate_args "
+    "set_default_validate_args _validate_args _assert_async GradScaler".split()
+)
 Site = tuple[ModuleModel, cst.CSTNode]
 
 
@@ -158,3 +163,32 @@ def late_validation(net: NetworkClass) -> Iterator[Event]:
             if compiled and _SETTER.fullmatch(event.name) and event.args and event.args[0].const is True:
                 late.setdefault(event.node, event)
     yield from late.values()
+
+
+@dataclass(frozen=True, slots=True)
+class Silenced:
+    """A distribution whose validation torch.compile switches off; `site` is where that happens, in the same project."""
+
+    event: Event
+    site: Site
+
+
+def silenced_validation(net: NetworkClass) -> Silenced | None:
+    """The first distribution of a compiled network that rests on the default validation, where nothing else looks.
+
+    Nothing where the project is too large to say, or speaks anywhere of NaN, infinity or validation.
+    """
+    if not net.mentions(b"distributions") or not (sites := tuple(compiled_methods(net).values())):
+        return None
+    resting = (event for _, event, _ in net.hot_events("dist") if _rests_on_default(event))
+    found = next(resting, None)
+    return Silenced(found, sites[0]) if found is not None and not _looks_at_numbers(net) else None
+
+
+def _rests_on_default(event: Event) -> bool:
+    return facts.is_distribution(event.name) and "validate_args" not in event.kwargs and len(event.args) < 3
+
+
+def _looks_at_numbers(net: NetworkClass) -> bool:
+    naming = [net.project.files_naming(word) for word in _LOOKS]
+    return any(files is None or any(not net.project.is_test_code(path) for path in files) for files in naming)

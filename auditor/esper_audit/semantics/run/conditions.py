@@ -8,6 +8,7 @@ import libcst as cst
 
 from esper_audit.semantics.depends import Atoms, cut
 from esper_audit.semantics.run.project_calls import ProjectCalls
+from esper_audit.semantics.run.tensors import is_data
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
     EMPTY,
@@ -21,8 +22,14 @@ class Conditions(ProjectCalls):
     """What a condition checks, what it says about names, and whether its outcome is known."""
 
     def test(self, node: cst.BaseExpression) -> None:
-        """Evaluate a condition; comparisons in it record what they check."""
-        self.eval(node)
+        """Evaluate a condition; comparisons in it record what they check, and tensors are recorded that it asks."""
+        if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
+            self.test(node.expression)
+        elif isinstance(node, cst.BooleanOperation):
+            self.test(node.left)
+            self.test(node.right)
+        elif is_data(value := self.eval(node)) and value.kind == "tensor":
+            self.record("truth", node, value=value)
 
     def tested(self, node: cst.BaseExpression) -> Atoms:
         """The same; what the outcome depends on."""

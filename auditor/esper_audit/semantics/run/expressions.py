@@ -41,8 +41,8 @@ from esper_audit.semantics.run.heads import (
     takes_one,
 )
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
-from esper_audit.semantics.tree import literal_number, literal_string
+from esper_audit.semantics.run.tensors import CARRIED, HOST, comes_from_outside, is_data, true_means_true
+from esper_audit.semantics.tree import dotted, literal_number, literal_string
 from esper_audit.semantics.values import (
     EMPTY,
     NOTHING,
@@ -309,9 +309,8 @@ class Expressions(Assignments):
             value = fold(operator, left.const, right.const)
             if value is not NotImplemented:
                 return constant(value)
-            return Val(
-                "number", tags=(left.tags | right.tags) & {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
-            )
+            finfo = {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
+            return Val("number", tags=(left.tags | right.tags) & (finfo | HOST))
         if (
             left.kind == "str"
             or right.kind == "str"
@@ -328,6 +327,11 @@ class Expressions(Assignments):
         self.meet(node, left, right)
         home = left.home | right.home if all(side.home or side.kind == "number" for side in (left, right)) else EMPTY
         result = self.arithmetic(operator, left, right, node)
+        read = (left.tags | right.tags) & HOST
+        if read and (is_data(left) or is_data(right)):
+            self.record("back", node, value=left if "host" in left.tags else right)
+        elif read:
+            result = result.but(tags=result.tags | read)
         if comes_from_outside(left) or comes_from_outside(right):
             result = result.but(tags=result.tags | {"outside"})
         return result if result.home == home else result.but(home=home)
@@ -536,10 +540,13 @@ class Expressions(Assignments):
             return left.but(tags=left.tags ^ {"negated"}) if negates else left
         if any("count" in side.tags for side in (left, *rights)):
             self.record("count_check", node, value=left)
+        if _asks_identity(node):
+            return Val("bool")
         self.meet(node, left, *rights)
         if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
             home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY
-            return tensor(left.rank, dtype="bool", home=home)
+            outside = frozenset({"outside"}) if any(is_data(side) for side in (left, *rights)) else EMPTY
+            return tensor(left.rank, dtype="bool", home=home, tags=outside)
         return Val("bool")
 
     def boolean(self, node: cst.BooleanOperation) -> Val:
@@ -570,14 +577,16 @@ class Expressions(Assignments):
         """A tuple or list display."""
         kind = "tuple" if isinstance(node, cst.Tuple) else "list"
         values: list[Val] = []
+        unknown = False
         for element in node.elements:
             value = self.eval(element.value)
             if isinstance(element, cst.StarredElement):
-                if value.items is None or value.kind == "dict":
-                    return Val(kind)
+                unknown = unknown or value.items is None or value.kind == "dict"
                 values.extend(value.elements())
             else:
                 values.append(value)
+        if unknown:
+            return Val(kind)
         result = sequence(kind, values)
         return (
             result.but(roles=frozenset({"hidden"})) if values and all("hidden" in v.roles for v in values) else result
@@ -717,6 +726,14 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.NamedExpr: Expressions.named,
     cst.Await: Expressions.await_,
 }
+
+
+def _asks_identity(node: cst.Comparison) -> bool:
+    """Whether a comparison is of objects, or looks into a container: a bool, whatever it compares."""
+    return any(
+        isinstance(each.operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)) or dotted(each.comparator) == "None"
+        for each in node.comparisons
+    )
 
 
 def _kept(left: Val, right: Val) -> frozenset[str]:

@@ -110,6 +110,8 @@ class ProjectCalls(TorchCalls):
                 "requires_grad_",
                 "share_memory",
             ):
+                if name in ("eval", "train"):
+                    self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
                 return owner
             if name == "compile":
                 self.record("call", node, name=".compile", target=owner, args=args, kwargs=kwargs)

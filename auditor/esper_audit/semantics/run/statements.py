@@ -68,7 +68,7 @@ class Execution(Expressions):
         elif isinstance(node, (cst.Break, cst.Continue)):
             return True
         elif isinstance(node, cst.Assert):
-            self.test(node.test)
+            self.eval(node.test)  # torch.compile traces what an assert asks of a tensor: that is no "truth"
             self.refine(node.test, truth=True)
         elif isinstance(node, cst.ImportFrom) and self.function.node is not None:
             self.local_import(node)

@@ -35,6 +35,7 @@ _MAY_COPY = frozenset(
     {*facts.DTYPE_METHODS, *"clone contiguous reshape flatten repeat tile to type type_as cuda cpu".split()}
 )
 
+HOST = frozenset({"host"})  # on what Python has read from a tensor: numbers, lists, arrays
 RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as training likes
 EXP_RAW = frozenset({"exp_raw_output", "exp_raw_parameter"})
 
@@ -105,7 +106,9 @@ class Tensors(Scope):
             "tile",
         ):
             return self.reshaped(node, value, name, args, kwargs)
-        if name in ("dim", "ndimension", "item", "numel"):
+        if name in ("item", "tolist", "numpy"):
+            return Val("number" if name == "item" else "unknown", tags=HOST if is_data(value) else EMPTY)
+        if name in ("dim", "ndimension", "numel"):
             return Val("number", ref=("measure", value, "rank") if name in ("dim", "ndimension") else None)
         if name == "size":
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
@@ -331,6 +334,8 @@ class Tensors(Scope):
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
+        if name in ("isnan", "isfinite", "isinf"):
+            return Val(value.kind, rank=value.rank, tags=keep & {"outside"})
         if name == "nan_to_num":
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
@@ -416,6 +421,13 @@ def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
 def _placed(made: frozenset[Made]) -> frozenset[Made]:
     """The factories of a tensor that has been moved to a device."""
     return frozenset(Made(m.node, m.module, m.function, m.dtype, True) for m in made)
+
+
+def is_data(value: Val) -> bool:
+    """Whether a value is certainly a tensor, and what a caller, a layer or a distribution gave: its numbers matter."""
+    if not value.is_tensorish or {"of_layer", "host"} & value.tags:
+        return False
+    return "outside" in value.tags or comes_from_outside(value) or (value.kind == "tensor" and bool(value.roles))
 
 
 def comes_from_outside(value: Val) -> bool:

@@ -12,7 +12,7 @@ from esper_audit.semantics.depends import everything
 from esper_audit.semantics.project import as_float, is_torch_module
 from esper_audit.semantics.run.containers import Containers, is_collection, layers_in, member_of, with_layer
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS, comes_from_outside
+from esper_audit.semantics.run.tensors import CARRIED, HOST, THROUGH_LAYERS, comes_from_outside, is_data
 from esper_audit.semantics.values import (
     CERTAIN,
     EMPTY,
@@ -73,7 +73,8 @@ class TorchCalls(Containers):
             "set",
             "str",
         ):
-            return self.builtin(node, name, args, kwargs)
+            result = self.builtin(node, name, args, kwargs)
+            return result.but(tags=result.tags | HOST) if _reads(name, args) else result
         if name in ("numpy.float32", "numpy.float64", "numpy.float16") and args:
             number = as_float(args[0].const)
             return constant(number) if number is not NotImplemented else Val("number")
@@ -87,7 +88,7 @@ class TorchCalls(Containers):
             return Val("ext", ref=args[0].const)
         if name in ("copy.deepcopy", "copy.copy") and args:
             return args[0]
-        return UNKNOWN
+        return Val(tags=HOST) if name.startswith("numpy.") and any("host" in arg.tags for arg in args) else UNKNOWN
 
     def builtin(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Calls of builtins."""
@@ -212,6 +213,8 @@ class TorchCalls(Containers):
             return self.index_factory(node, name, kwargs)
         if name in facts.DATA_FACTORIES:
             value = self.data_factory(first, kwargs)
+            if "host" in first.tags:
+                self.record("back", node, value=first)
             literal = first.kind in ("list", "tuple") and self.is_made_here((first,))
             return value.but(home=self.index_factory(node, name, kwargs).home) if literal else value
         if name == "torch.autograd.Variable":
@@ -375,6 +378,13 @@ class TorchCalls(Containers):
         last = names[-1] if short == "Sequential" and layer.items else short
         raw = frozenset({"raw_output"}) if last in ("Linear", "LazyLinear") else EMPTY
         return tensor(first.rank if keeps else None, tags=_certainly(layer) | raw, steps=_left_layer(layer))
+
+
+def _reads(builtin: str, args: tuple[Val, ...]) -> bool:
+    """Whether a builtin makes a number of a tensor, or something of what was read from one."""
+    if any("host" in arg.tags for arg in args):
+        return builtin not in ("isinstance", "hasattr", "getattr", "len")
+    return builtin in ("float", "int") and bool(args) and args[0].kind == "tensor" and is_data(args[0])
 
 
 def _habits(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozenset[str]:
