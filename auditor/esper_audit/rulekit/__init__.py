@@ -54,6 +54,7 @@ from esper_audit.semantics.outputs import (
     state_atoms,
     stepping,
 )
+from esper_audit.semantics.own_states import OwnState, own_states
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
@@ -121,6 +122,7 @@ __all__ = [
     "NetworkClass",
     "Note",
     "Output",
+    "OwnState",
     "PlainContainer",
     "Praise",
     "Repair",
@@ -185,6 +187,7 @@ __all__ = [
     "never_back_to_training",
     "on_the_way_to_actions",
     "other_constant",
+    "own_states",
     "plain_containers",
     "returns",
     "row_checks",

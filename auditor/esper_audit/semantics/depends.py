@@ -128,6 +128,8 @@ def as_parameter(value: Val, name: str) -> Val:
 
 def as_attribute(value: Val, name: str, *, changes: bool) -> Val:
     """What self holds: layers and parameters by name, what methods change as `self.name`, and constants for nothing."""
+    if value.kind == "none" and changes:
+        return value.but(deps=frozenset({f"self.{name}"}))  # until a method puts something there
     if value.kind in ("number", "bool", "str", "none") or value.kind in _CARRIES_NOTHING:
         return value.but(deps=EMPTY) if value.deps else value
     learned = value.kind == "layer" or "network" in value.tags or "parameter" in value.tags

@@ -135,6 +135,8 @@ class _Reading:
                 self._loop(statement, scope, depth)
             elif isinstance(statement, (cst.With, cst.Try, cst.While)):
                 self._block(statement.body.body, scope, depth)
+            else:
+                self._small(statement, scope, depth)  # the body stands on the line of its `for`
 
     def _branch(self, node: cst.If, scope: _Scope, depth: int) -> None:
         """Both sides of a test, less what is only for layers that are no Linear."""

@@ -13,6 +13,9 @@ from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.tree import Walk, descendants, dotted, find, literal_number
 
 Parents = dict[cst.CSTNode, cst.CSTNode]
+_RESET = re.compile(
+    r"^[^()]*bias_hh\w*(\.data)?\.zero_\(|^[\w.]*(zeros_\([^()]*bias_hh|constant_\([^()]*bias_hh[^()]*, 0)"
+)
 _PIECE = re.compile(r"(?:\.(?:chunk4|view4,-1|reshape4,-1)|torch\.chunk[\w.]+,4)(?:,0|,dim=0)?\[([0-3])\]$")
 FORGET = 1  # PyTorch stacks input, forget, cell and output gate in this order
 
@@ -43,20 +46,21 @@ def gate_bias_writes(net: NetworkClass) -> tuple[tuple[GateBiasWrite, ...], ...]
         text = module.code(scope.node)
         if "bias" not in text and "weight" not in text:
             continue
-        if re.search(r"bias_hh\w*(\.data)?\.zero_|zeros_\([^()]*bias_hh|constant_\([^()]*bias_hh[^()]*, 0", text):
-            continue  # one of the two is set back to zero
         found.append(tuple(_writes_in(module, scope.node, scope.qualified)))
     return tuple(found)
 
 
 def _writes_in(module: ModuleModel, scope: cst.FunctionDef, symbol: str) -> Iterator[GateBiasWrite]:
     parents = Walk([scope]).parents
+    order = {node: number for number, node in enumerate(descendants(scope))}
+    # Where one of the two is set back to zero, what was written before is undone.
+    undone = max((order[call] for call in find(scope, cst.Call) if _RESET.search(module.code(call))), default=-1)
     statements: list[cst.Call | cst.Assign | cst.AugAssign]
     statements = [*find(scope, cst.Call), *find(scope, cst.Assign), *find(scope, cst.AugAssign)]
     for node in statements:
         subject, value = _filled(node)
         gate = _gate(module, parents, subject) if isinstance(subject, cst.Subscript) else None
-        if gate is not None and isinstance(subject, cst.Subscript):
+        if gate is not None and isinstance(subject, cst.Subscript) and order[node] > undone:
             bias = _which_bias(module, parents, subject)
             yield GateBiasWrite(
                 node,
@@ -209,6 +213,9 @@ def _which_bias(module: ModuleModel, parents: Parents, subject: cst.Subscript) -
     loop = _enclosing(parents, subject, cst.For)
     if loop is None:
         return ""
+    over = module.code(loop.iter) if isinstance(loop, cst.For) else ""
+    if "bias_ih" in over and "bias_hh" in over:
+        return "both"
     named = {word for word in _asked_for(parents, subject) if "bias_" in word}
     if named:
         both = {bias for bias in ("ih", "hh") for word in named if f"bias_{bias}" in word}

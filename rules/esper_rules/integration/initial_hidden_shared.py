@@ -307,6 +307,10 @@ class InitialHiddenShared(Rule):
             def begin_state(self, batch):
                 return self._stretch(batch).unsqueeze(0)
 
+            def initial_hidden(self, batch):
+                weight = self.core.weight_hh_l0
+                return weight.new_zeros(1, 1, 8).expand(1, batch, 8)  # <- ESP516
+
             def _stretch(self, batch):
                 return self._one()[0].broadcast_to(batch, 8)  # <- ESP516
         """,

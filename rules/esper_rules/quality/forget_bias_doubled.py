@@ -180,6 +180,11 @@ class ForgetBiasDoubled(Rule):
                         p.data[n // 4 : n // 2].fill_(2.0)
                         p.data[: n // 4].fill_(1.0)
 
+            def undone(self, size):
+                for bias in (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+                    bias.data[size : 2 * size] = 1.0
+                self.lstm.bias_hh_l0.data.zero_()
+
             def chrono(self, size):
                 nn.init.constant_(self.lstm.bias_ih_l0[:size], 1.0)
                 nn.init.constant_(self.lstm.bias_ih_l0[: size // 3], 1.0)
@@ -361,6 +366,12 @@ class ForgetBiasDoubled(Rule):
                 for k in range(2):
                     getattr(self.lstm, f"bias_ih_l{k}").data[size : 2 * size].fill_(1.0)
                     getattr(self.lstm, f"bias_hh_l{k}").data[size : 2 * size].fill_(1.0)  # <- ESP602
+
+            def zero_first(self, size):
+                nn.init.zeros_(self.lstm.bias_ih_l0)
+                nn.init.zeros_(self.lstm.bias_hh_l0)
+                for bias in (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+                    bias.data[size : 2 * size] = 1.0  # <- ESP602
 
             def unknown(self, size, much):
                 self.lstm.bias_ih_l0.data[size : 2 * size].fill_(much)

@@ -85,8 +85,7 @@ class FusedOrthogonalGates(Rule):
         for write in fused_writes(net):
             yield Hit(
                 write.call,
-                f"this makes a stack of {write.gates} gates orthogonal as one matrix: no gate's own matrix is",
-                help=f"initialise `weight.chunk({write.gates})` one by one",
+                "this makes a stack of gates orthogonal as one matrix: no gate's own matrix is",
                 module=write.function.module,
                 symbol=write.function.qualified,
             )

@@ -54,7 +54,7 @@ class Tensors(Scope):
         """A method of a tensor, or the function of torch of the same name."""
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
-        if "of_layer" in value.tags:
+        if "of_layer" in value.tags and name not in facts.NEW_FACTORIES:
             return UNKNOWN
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
