@@ -34,7 +34,14 @@ from esper_audit.semantics.plain_containers import PlainContainer, plain_contain
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.row_checks import RowCheck, row_checks, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size, scores_actions
+from esper_audit.semantics.scoring import (
+    Scoring,
+    act_and_evaluate,
+    head_name,
+    head_size,
+    optional_action,
+    scores_actions,
+)
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
@@ -118,6 +125,7 @@ __all__ = [
     "lost_writes",
     "masked_logits",
     "on_the_way_to_actions",
+    "optional_action",
     "other_constant",
     "plain_containers",
     "row_checks",

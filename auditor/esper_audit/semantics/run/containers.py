@@ -157,6 +157,15 @@ def member_of(container: Val, key: Val = UNKNOWN) -> Val:
     return container.but(tags=container.tags | habits | {"member"}) if held is not None else container
 
 
+def one_of(iterated: Val) -> Val:
+    """What one round of a loop may see."""
+    if is_collection(iterated):
+        return member_of(iterated) if layers_in(iterated) is not None else UNKNOWN
+    if iterated.kind == "tensor":
+        return iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
+    return join_all(iterated.elements()) if iterated.items else UNKNOWN
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """A string known at its ends only: `f"{head}_logits"`."""

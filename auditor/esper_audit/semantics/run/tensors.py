@@ -58,6 +58,7 @@ class Tensors(Scope):
             changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
             drawn = {"random"} if name in facts.DRAWN_IN_PLACE else EMPTY
             self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS) | drawn)
+        owner = _changed_before(owner)
         if name.endswith("_") and isinstance(owner, cst.Attribute) and any("batch_mean" in arg.tags for arg in args):
             # A buffer that takes up the mean of each batch it sees is a statistic of the batch itself.
             holder = self.eval(owner.value)
@@ -403,6 +404,13 @@ class Tensors(Scope):
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
     """Whether True of a mask is True of the mask that came in, however often it was negated; None when unknown."""
     return None if "either" in mask.tags else ("negated" in mask.tags) == inverted
+
+
+def _changed_before(owner: cst.BaseExpression | None) -> cst.BaseExpression | None:
+    """What `x.mul_(a)` changes, where another change in place follows it."""
+    while isinstance(owner, cst.Call) and isinstance(owner.func, cst.Attribute) and owner.func.attr.value.endswith("_"):
+        owner = owner.func.value
+    return owner
 
 
 def _placed(made: frozenset[Made]) -> frozenset[Made]:
