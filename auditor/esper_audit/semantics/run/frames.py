@@ -28,8 +28,8 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    (less the mean of its batch), invert, store, kept, meet, unreachable, skipped (a branch whose test is False) or
-    count_check (a comparison of how many entries of a mask are True).
+    (less the mean of its batch), invert, store, kept, meet, unreachable, skipped (a branch whose test is False),
+    statistic (an attribute takes up the mean of a batch) or count_check (of how many entries of a mask are True).
     """
 
     kind: str

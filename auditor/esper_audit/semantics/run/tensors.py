@@ -63,7 +63,9 @@ class Tensors(Scope):
             # A buffer that takes up the mean of each batch it sees is a statistic of the batch itself.
             holder = self.eval(owner.value)
             if isinstance(holder.ref, ClassFlow):
-                holder.ref.store(owner.attr.value, value.but(tags=value.tags | {"batch_mean", "running"}))
+                moved = value.but(tags=value.tags | {"batch_mean", "running"})
+                holder.ref.store(owner.attr.value, moved)
+                self.record("statistic", node, name=owner.attr.value, target=holder, value=moved)
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
         if name == "bool" or (name in ("to", "type") and args and args[0].const == "bool"):
