@@ -91,6 +91,7 @@ class SoftmaxOverWrongAxis(Rule):
         """Softmaxes of logits over an axis that is not the last."""
         heads = {head.name for head in net.policy_heads}
         told: set[cst.CSTNode] = set()
+        open_ones: dict[cst.CSTNode, Event] = {}
         for frame, event, _ in net.hot_events("call"):
             found = _softmax(event)
             if found is None:
@@ -101,12 +102,15 @@ class SoftmaxOverWrongAxis(Rule):
             batched = net.roles.get(frame.function.name) == EVALUATE or bool(optional_action(frame.function))
             says = _wrong(dim, subject.rank, batched=batched)
             if says:
+                told.add(event.node)
                 yield Hit.at(
                     event,
                     f"the logits are normalised over {says} instead of over the actions",
                 )
-            elif dim == "" and event.node not in told:
-                told.add(event.node)
+            elif dim == "":
+                open_ones.setdefault(event.node, event)
+        for node, event in open_ones.items():
+            if node not in told:
                 yield Hit.at(
                     event, "torch chooses the axis by the rank of the logits: say `dim=-1`", severity=Severity.LOW
                 )
@@ -200,6 +204,27 @@ class SoftmaxOverWrongAxis(Rule):
                     torch.softmax(logits, dim=1),  # <- ESP519
                     torch.softmax(logits, None),  # <- ESP519
                 )
+        """,
+        # right where one step is decided, wrong where sequences are scored
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, obs):
+                '''obs: [B, features]'''
+                return torch.multinomial(self._log_probs(self.action_head(obs)).exp(), 1)
+
+            def evaluate(self, obs, actions):
+                '''obs: [B, T, features]'''
+                return self._log_probs(self.action_head(obs)).gather(-1, actions)
+
+            def _log_probs(self, logits):
+                return nn.LogSoftmax()(logits)  # <- ESP519
         """,
         # the rank is not known, or right for once; and one method for both
         """
