@@ -13,6 +13,14 @@ INIT = """
         self.gate = nn.Sequential(nn.Linear(4, 4), nn.Sigmoid())
         self.drop = nn.Dropout(0.1)
         self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("mean", torch.zeros(4))
+        self.alike = nn.ModuleList([nn.Linear(4, n) for n in (2, 3)])
+        self.various = nn.ModuleList([nn.Linear(4, 4), nn.Softmax(-1)])
+        self.named = nn.ModuleDict({name: nn.Linear(4, 4) for name in "ab"})
+        self.added = nn.ModuleList()
+        for _ in range(2):
+            self.added.append(nn.Linear(4, 4))
+        self.unknown = nn.ModuleList(make())
 """
 
 
@@ -36,10 +44,32 @@ INIT = """
         ("return self.head(self.norm(x)).exp()", {"batch_mixed"}),
         ("return torch.cat([self.drop(x), x], -1)", {"dropped"}),
         ("return x.float() - x.mean(0)", {"batch_mixed"}),
+        ("return x.float() - x.mean((0, 1), keepdim=True)", {"batch_mixed"}),
+        ("return x.float() - x.mean((1, 2), keepdim=True)", set()),
+        ("return F.batch_norm(x, None, None, training=True)", {"batch_mixed"}),
+        ("return F.batch_norm(x, self.mean, None)", set()),
+        ("return F.gelu(self.drop(x))", {"dropped"}),
+        ("self.mean.mul_(0.9).add_(0.1 * x.mean(0))\n        return x.float() - self.mean", {"batch_mixed"}),
+        ("self.mean = 0.9 * self.mean + 0.1 * x.mean(0)\n        return x.float() - self.mean", {"batch_mixed"}),
+        ("return x.float() - self.mean", set()),
+        ("return self.alike[flag](x)", {"affine"}),
+        ("return [head(x) for head in self.alike][0]", {"affine"}),
+        ("return [head(x) for _, head in zip(x, self.alike)][0]", {"affine"}),
+        ("return self.various[0](x)", {"affine"}),
+        ("return self.various[-1](x)", {"squashed"}),
+        ("return self.various[flag](x)", set()),
+        ("return self.named['a'](x)", {"affine"}),
+        ("return {name: head(x) for name, head in self.named.items()}['a']", {"affine"}),
+        ("return [head(x) for head in self.named.values()][0]", {"affine"}),
+        ("return self.added[flag](x)", {"affine"}),
+        ("return [head(x) for head in self.unknown][0]", set()),
+        ("return functools.partial(torch.softmax, dim=-1)(self.head(x))", {"squashed"}),
     ],
 )
 def test_what_an_expression_certainly_gives(body: str, tags: set[str], tmp_path: Path) -> None:
-    source = f"{HEADER}class Net(nn.Module):\n    def __init__(self):\n        super().__init__(){INIT}\n"
+    source = (
+        f"import functools\n{HEADER}class Net(nn.Module):\n    def __init__(self):\n        super().__init__(){INIT}\n"
+    )
     source += f"    def forward(self, x, mask, flag):\n        {body}\n"
     certain = {"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed"}
     assert Written(tmp_path, source).frame().result.tags & certain == tags

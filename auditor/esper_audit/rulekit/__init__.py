@@ -66,6 +66,7 @@ from esper_audit.semantics.scoring import (
     head_name,
     head_size,
     means_over_heads,
+    optional_action,
     scores_actions,
 )
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
@@ -186,6 +187,7 @@ __all__ = [
     "names_start",
     "never_back_to_training",
     "on_the_way_to_actions",
+    "optional_action",
     "other_constant",
     "own_states",
     "plain_containers",

@@ -229,7 +229,7 @@ class MaskNotBool(Rule):
                     self.head = nn.Linear(4, n)
 
                 def act(self, x, mask):
-                    return self.head(x).masked_fill(~mask, -1e9).argmax(-1)  # <- ESP207
+                    return self.head(x).masked_fill((~mask).bool(), -1e9).argmax(-1)  # <- ESP207
             """,
                 "train.py": """
             import torch

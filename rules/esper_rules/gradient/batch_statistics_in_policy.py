@@ -292,7 +292,7 @@ class BatchStatisticsInPolicy(Rule):
 
             def forward(self, x):
                 if self.training:
-                    self.mean.lerp_(x.detach().mean((0, 1)), 0.1)
+                    self.mean.mul_(0.9).add_(0.1 * x.detach().mean((0, 1)))
                 return self.head(x - self.mean)  # <- ESP311
 
             def act(self, x):

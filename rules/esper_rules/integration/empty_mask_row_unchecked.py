@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from esper_audit.rulekit import (
+    Case,
     Category,
     Confidence,
     Hit,
@@ -172,8 +173,9 @@ class EmptyMaskRowUnchecked(Rule):
                 return Categorical(logits=self.head(x).masked_fill(~mask, self.constant)).sample()
         """,
         # those around it do, or switch the check on
-        {
-            "network.py": """
+        Case(
+            {
+                "network.py": """
             from torch import nn
             from torch.distributions import Categorical
 
@@ -185,16 +187,18 @@ class EmptyMaskRowUnchecked(Rule):
                 def act(self, x, mask):
                     return Categorical(logits=self.head(x).masked_fill(~mask, -1e4)).sample()
             """,
-            "env.py": """
+                "env.py": """
             from network import Policy
 
             def step(policy: Policy, obs, mask):
                 mask[:, 0] = True  # to pass is always allowed
                 return policy.act(obs, mask)
             """,
-        },
-        {
-            "network.py": """
+            }
+        ),
+        Case(
+            {
+                "network.py": """
             from torch import nn
             from torch.distributions import Categorical
 
@@ -209,12 +213,13 @@ class EmptyMaskRowUnchecked(Rule):
                         assert mask.any(-1).all()
                     return Categorical(logits=self.head(x).masked_fill(~mask, -1e4)).sample()
             """,
-            "train.py": """
+                "train.py": """
             from network import Policy
 
             policy = Policy(3, validate=True)
             """,
-        },
+            }
+        ),
     )
     INVALID = (
         """

@@ -133,19 +133,18 @@ class LogitsProbsConfusion(Rule):
             )
 
     def _twice(self, net: NetworkClass) -> Iterable[Hit]:
-        built: dict[cst.CSTNode, list[tuple[Event, Val, bool]]] = {}
+        told: set[cst.CSTNode] = set()
         for _, event, stack in net.hot_events("call"):
             subject = _softened(event)
-            if subject is not None:
-                sure = "squashed" in subject.tags or ("may_squash" in subject.tags and not _is_tested(event, stack))
-                built.setdefault(event.node, []).append((event, subject, sure))
-        for calls in built.values():
-            if all(sure and scores_actions(net, subject) for _, subject, sure in calls):
-                maybe = any("may_squash" in subject.tags for _, subject, _ in calls)
+            if subject is None or event.node in told or not subject.tags & {"squashed", "may_squash"}:
+                continue
+            sure = "squashed" in subject.tags
+            if scores_actions(net, subject) and (sure or not _is_tested(event, stack)):
+                told.add(event.node)
                 yield Hit.at(
-                    calls[0][0],
+                    event,
                     "probabilities go through another softmax: the policy stays close to uniform",
-                    confidence=Confidence.MEDIUM if maybe else None,
+                    confidence=None if sure else Confidence.MEDIUM,
                 )
 
     VALID = (
@@ -281,7 +280,7 @@ class LogitsProbsConfusion(Rule):
             def get_action(self, x):
                 return FixedCategorical(self.head(x).softmax(-1)).sample()
         """,
-        # a softmax for something else, one of logarithms, and one that only some callers give probabilities
+        # a softmax for something else, one of logarithms, and one that a test may leave out
         """
         import torch
         import torch.nn.functional as F
@@ -310,7 +309,6 @@ class LogitsProbsConfusion(Rule):
                 return self.perhaps(x)
 
             def evaluate(self, x, action):
-                self._soften(self.head(x).softmax(-1))
                 return F.log_softmax(self.head(x), -1).gather(-1, action), torch.softmax(), F.softmax(input=x, dim=-1)
         """,
     )
@@ -489,7 +487,7 @@ class LogitsProbsConfusion(Rule):
                 return torch.stack([dist.log_prob(action[k]) for k, dist in dists.items()]).sum(0)
 
             def evaluate_actions(self, x, action):
-                return self._score(self.actor(x), action)
+                return self._score(self.actor(x), action) + self._score(self.heads["a"](x), action)
 
             def get_log_prob(self, x, action):
                 return self.last(self.actor(x)).gather(-1, action)  # <- ESP506

@@ -17,6 +17,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     Val,
+    optional_action,
 )
 
 _FUNCTIONS = frozenset(
@@ -30,7 +31,8 @@ class SoftmaxOverWrongAxis(Rule):
     """
     ## What it does
     Reports a softmax or log-softmax of policy logits over an axis that is known not to be the last: `dim=0` of a batch,
-    `dim=1` of `[B, T, n]`, or no `dim` at all, for which torch chooses by rank.
+    `dim=1` of `[B, T, n]`, or no `dim` at all, for which torch chooses by rank: `low` where the rank is not known, or
+    one that makes the choice right.
 
     ## Why it matters
     Over axis 0 the probabilities of one action sum to 1 over the environments. Each environment's policy then depends
@@ -88,6 +90,8 @@ class SoftmaxOverWrongAxis(Rule):
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Softmaxes of logits over an axis that is not the last."""
         heads = {head.name for head in net.policy_heads}
+        told: set[cst.CSTNode] = set()
+        open_ones: dict[cst.CSTNode, Event] = {}
         for frame, event, _ in net.hot_events("call"):
             found = _softmax(event)
             if found is None:
@@ -95,12 +99,20 @@ class SoftmaxOverWrongAxis(Rule):
             subject, dim = found
             if "logits" not in subject.roles and not heads & subject.from_layers:
                 continue  # attention weights are normalised over whatever their author likes
-            batched = net.roles.get(frame.function.name) == EVALUATE
+            batched = net.roles.get(frame.function.name) == EVALUATE or bool(optional_action(frame.function))
             says = _wrong(dim, subject.rank, batched=batched)
             if says:
+                told.add(event.node)
                 yield Hit.at(
                     event,
                     f"the logits are normalised over {says} instead of over the actions",
+                )
+            elif dim == "":
+                open_ones.setdefault(event.node, event)
+        for node, event in open_ones.items():
+            if node not in told:
+                yield Hit.at(
+                    event, "torch chooses the axis by the rank of the logits: say `dim=-1`", severity=Severity.LOW
                 )
 
     VALID = (
@@ -156,7 +168,7 @@ class SoftmaxOverWrongAxis(Rule):
 
             def evaluate(self, obs):
                 logits = self.action_head(obs)
-                return self.chosen(logits), self.implicit(logits)
+                return self.chosen(logits), self.implicit(logits.gather(-1, obs) @ logits)
         """,
     )
     INVALID = (
@@ -192,6 +204,54 @@ class SoftmaxOverWrongAxis(Rule):
                     torch.softmax(logits, dim=1),  # <- ESP519
                     torch.softmax(logits, None),  # <- ESP519
                 )
+        """,
+        # right where one step is decided, wrong where sequences are scored
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def act(self, obs):
+                '''obs: [B, features]'''
+                return torch.multinomial(self._log_probs(self.action_head(obs)).exp(), 1)
+
+            def evaluate(self, obs, actions):
+                '''obs: [B, T, features]'''
+                return self._log_probs(self.action_head(obs)).gather(-1, actions)
+
+            def _log_probs(self, logits):
+                return nn.LogSoftmax()(logits)  # <- ESP519
+        """,
+        # the rank is not known, or right for once; and one method for both
+        """
+        import torch
+        import torch.nn.functional as F
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+                self.implicit = nn.LogSoftmax()
+
+            def evaluate(self, obs):
+                return self._normalised(self.action_head(obs)), F.softmax(self.action_head(obs))  # <- ESP519
+
+            def evaluate_actions(self, obs):
+                return self._normalised(self.action_head(obs))
+
+            def _normalised(self, logits):
+                return self.implicit(logits)  # <- ESP519
+
+            def get_action_and_value(self, obs, action=None):
+                log_probs = F.log_softmax(self.action_head(obs), dim=0)  # <- ESP519
+                if action is None:
+                    action = torch.multinomial(log_probs.exp(), 1)
+                return action, log_probs.gather(-1, action)
         """,
     )
 

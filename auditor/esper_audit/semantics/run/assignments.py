@@ -7,7 +7,7 @@ import libcst as cst
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics.depends import adding, cut, everything, part_of
 from esper_audit.semantics.run.conditions import Conditions
-from esper_audit.semantics.run.containers import is_collection, member_of, pattern_of, with_layer
+from esper_audit.semantics.run.containers import is_collection, one_of, pattern_of, with_layer
 from esper_audit.semantics.run.frames import ClassFlow, PlainObject
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import true_means_true
@@ -18,7 +18,6 @@ from esper_audit.semantics.values import (
     Val,
     bounded,
     join,
-    join_all,
     sequence,
     tensor,
     with_role,
@@ -130,15 +129,7 @@ class Assignments(Conditions):
 
     def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
         """Bind the target of a loop to what one round may see."""
-        element = Val(deps=everything(iterated))
-        if iterated.kind == "layer":
-            element = member_of(iterated)
-        elif iterated.kind == "dict":
-            element = Val("str")  # a dict gives its keys, which are names wherever networks are concerned
-        elif iterated.items:
-            element = join_all(iterated.elements())
-        if iterated.kind == "tensor":
-            element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
+        element = one_of(iterated)
         if iterated.kind == "pairs" and iterated.ref is not None:
             element = sequence("tuple", list(iterated.ref))
         self.assign(target, element, "", None)

@@ -8,6 +8,7 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.depends import everything
 from esper_audit.semantics.run.frames import ClassFlow
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import THROUGH_LAYERS, Tensors
@@ -155,6 +156,17 @@ def member_of(container: Val, key: Val = UNKNOWN) -> Val:
         return parts[0].but(origins=container.origins, deps=container.deps)
     habits = frozenset.intersection(*(part.tags for part in parts)) & THROUGH_LAYERS if parts else EMPTY
     return container.but(tags=container.tags | habits | {"member"}) if held is not None else container
+
+
+def one_of(iterated: Val) -> Val:
+    """What one round of a loop may see."""
+    if iterated.kind == "layer" and layers_in(iterated) is not None:
+        return member_of(iterated)
+    if iterated.kind == "tensor":
+        return iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
+    if iterated.kind == "dict":
+        return Val("str")  # a dict gives its keys, which are names wherever networks are concerned
+    return join_all(iterated.elements()) if iterated.items else Val(deps=everything(iterated))
 
 
 @dataclass(frozen=True, slots=True)

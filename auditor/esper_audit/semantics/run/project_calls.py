@@ -262,7 +262,7 @@ class ProjectCalls(TorchCalls):
         else:
             interpreter.budget -= frame.cost
             for event, _ in frame.walk():
-                if event.kind == "store" and isinstance(event.target.ref, ClassFlow):
+                if event.kind in ("store", "statistic") and isinstance(event.target.ref, ClassFlow):
                     event.target.ref.store(event.name, event.value)
         return frame
 

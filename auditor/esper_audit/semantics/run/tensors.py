@@ -65,11 +65,14 @@ class Tensors(Scope):
             changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
             drawn = {"random"} if name in facts.DRAWN_IN_PLACE else EMPTY
             self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS) | drawn)
+        owner = _changed_before(owner)
         if name.endswith("_") and isinstance(owner, cst.Attribute) and any("batch_mean" in arg.tags for arg in args):
             # A buffer that takes up the mean of each batch it sees is a statistic of the batch itself.
             holder = self.eval(owner.value)
             if isinstance(holder.ref, ClassFlow):
-                holder.ref.store(owner.attr.value, value.but(tags=value.tags | {"batch_mean", "running"}))
+                moved = value.but(tags=value.tags | {"batch_mean", "running"})
+                holder.ref.store(owner.attr.value, moved)
+                self.record("statistic", node, name=owner.attr.value, target=holder, value=moved)
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
         if name == "bool" or (name in ("to", "type") and args and args[0].const == "bool"):
@@ -416,6 +419,13 @@ class Tensors(Scope):
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
     """Whether True of a mask is True of the mask that came in, however often it was negated; None when unknown."""
     return None if "either" in mask.tags else ("negated" in mask.tags) == inverted
+
+
+def _changed_before(owner: cst.BaseExpression | None) -> cst.BaseExpression | None:
+    """What `x.mul_(a)` changes, where another change in place follows it."""
+    while isinstance(owner, cst.Call) and isinstance(owner.func, cst.Attribute) and owner.func.attr.value.endswith("_"):
+        owner = owner.func.value
+    return owner
 
 
 def _placed(made: frozenset[Made]) -> frozenset[Made]:

@@ -10,7 +10,7 @@ import libcst as cst
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import everything
 from esper_audit.semantics.project import as_float, is_torch_module
-from esper_audit.semantics.run.containers import Containers, is_collection, layers_in, member_of, with_layer
+from esper_audit.semantics.run.containers import Containers, is_collection, layers_in, member_of, one_of, with_layer
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, HOST, THROUGH_LAYERS, comes_from_outside, is_data
 from esper_audit.semantics.values import (
@@ -114,15 +114,14 @@ class TorchCalls(Containers):
             given = first.items or () if first.kind == "dict" else _as_items(first)
             return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
         if name == "zip":
-            joined = tuple(join_all(a.elements()) if a.items else Val(deps=everything(a)) for a in args)
+            joined = tuple(one_of(a) for a in args)
             lengths = {len(a.items) if a.items and all(k is not None for k, _ in a.items) else -1 for a in args}
             if len(lengths) == 1 and -1 not in lengths:
                 rows = [sequence("tuple", list(row)) for row in zip(*(a.elements() for a in args), strict=True)]
                 return sequence("list", rows).but(kind="pairs", ref=joined)
             return Val("pairs", ref=joined)
         if name == "enumerate":
-            element = join_all(first.elements()) if first.items else Val(deps=everything(first))
-            return Val("pairs", ref=(Val("number"), element))
+            return Val("pairs", ref=(Val("number"), one_of(first)))
         if name == "range":
             return Val("list", items=((None, Val("number")),))
         if name == "getattr" and len(args) >= 2 and isinstance(args[1].const, str):
