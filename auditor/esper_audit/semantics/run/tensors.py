@@ -51,6 +51,8 @@ class Tensors(Scope):
             return UNKNOWN
         if "of_layer" in value.tags:
             return UNKNOWN
+        if "host" in value.tags:
+            return Val(tags=HOST)  # an array, or what came out of one
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
         owner = node.func.value if isinstance(node.func, cst.Attribute) else None
@@ -391,7 +393,9 @@ def is_data(value: Val) -> bool:
     """Whether a value is certainly a tensor, and what a caller, a layer or a distribution gave: its numbers matter."""
     if not value.is_tensorish or {"of_layer", "host"} & value.tags:
         return False
-    return "outside" in value.tags or comes_from_outside(value) or (value.kind == "tensor" and bool(value.roles))
+    if "outside" in value.tags or comes_from_outside(value):
+        return True
+    return value.kind == "tensor" and (bool(value.roles) or any(atom.startswith("@") for atom in value.deps))
 
 
 def comes_from_outside(value: Val) -> bool:
