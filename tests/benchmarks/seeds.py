@@ -25,7 +25,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from matrix import CLASS, HERE, REFERENCE, WORKERS, planted, planted_copy
+from bases import REFERENCE
+from matrix import WORKERS, planted_copy
+from planting import HERE, planted
 
 from esper_audit.probes.building import CannotBuild
 from esper_audit.probes.contract import BEHAVIOUR, COMPILE, FAILED, Order, Outcome, probes
@@ -57,15 +59,15 @@ def jobs(files: Sequence[Path]) -> Iterator[Job]:
         for path in files:
             yield from _networks(path)
         return
-    yield Job("reference", REFERENCE / "network.py", CLASS)
-    yield Job("reference", REFERENCE / "network.py", CLASS, COMPILE)
+    yield Job("reference", REFERENCE.folder / REFERENCE.network, REFERENCE.class_name)
+    yield Job("reference", REFERENCE.folder / REFERENCE.network, REFERENCE.class_name, COMPILE)
     folder = HERE / "tests" / "networks"
     for path in sorted(folder.rglob("*.py")):
         if path.parent != folder and "tests" not in path.relative_to(folder).parts:
             yield from _networks(path)
-    for fault in planted():
+    for fault in planted(REFERENCE):
         if fault.operator == "benign twin":
-            yield Job(fault.spelling, None, CLASS)
+            yield Job(fault.spelling, None, REFERENCE.class_name)
 
 
 def _networks(path: Path) -> Iterator[Job]:
@@ -79,7 +81,7 @@ def carry_out(job: Job, seeds: int) -> tuple[Job, Outcomes]:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if job.file is None:
-        fault = next(each for each in planted() if each.spelling == job.label and not each.number)
+        fault = next(each for each in planted(REFERENCE) if each.spelling == job.label and not each.number)
         with planted_copy(fault) as order:
             return job, [_under(replace(order, seed=seed), job.group) for seed in range(seeds)]
     reader = Interpreter(Models(Project(project_root(job.file))))

@@ -25,11 +25,14 @@ from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
+from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
+from esper_audit.semantics.head_gains import HeadGain, head_gains
 from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
 from esper_audit.semantics.host import Interruption, counters, host_reads, side_effects, tensor_branches
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
+from esper_audit.semantics.kept_results import KeptGraph, kept_graphs
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
-from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
+from esper_audit.semantics.lstm_bias import GateBiasWrite, gate_bias_writes
 from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import never_back_to_training, on_the_way_to_actions
@@ -54,10 +57,19 @@ from esper_audit.semantics.outputs import (
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.row_checks import RowCheck, row_checks, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
+from esper_audit.semantics.scoring import (
+    Scoring,
+    act_and_evaluate,
+    head_name,
+    head_size,
+    means_over_heads,
+    scores_actions,
+)
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
 from esper_audit.semantics.tree import assigned, descendants, dotted, find, literal_number, literal_string
+from esper_audit.semantics.unsaved import Unsaved, unsaved
 from esper_audit.semantics.values import UNKNOWN, Made, MaskMark, Step, Val
 
 __all__ = [
@@ -84,16 +96,19 @@ __all__ = [
     "Delete",
     "EagerCore",
     "Event",
-    "ForgetBiasWrite",
     "Frame",
     "FreshState",
     "Function",
+    "FusedWrite",
+    "GateBiasWrite",
     "Guard",
     "Head",
+    "HeadGain",
     "Hit",
     "Insert",
     "InsertLines",
     "Interruption",
+    "KeptGraph",
     "LeftBehind",
     "LostWrite",
     "Made",
@@ -108,6 +123,7 @@ __all__ = [
     "Praise",
     "Repair",
     "Replace",
+    "RowCheck",
     "Rule",
     "Scoring",
     "Severity",
@@ -115,6 +131,7 @@ __all__ = [
     "Silenced",
     "Step",
     "TimeLoop",
+    "Unsaved",
     "Val",
     "Validation",
     "act_and_evaluate",
@@ -141,13 +158,17 @@ __all__ = [
     "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
+    "fused_writes",
+    "gate_bias_writes",
     "gradient_free_block",
     "has_layers",
+    "head_gains",
     "head_name",
     "head_size",
     "host_reads",
     "input_atoms",
     "is_known",
+    "kept_graphs",
     "late_validation",
     "leaves",
     "left_behind",
@@ -157,16 +178,20 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "means_over_heads",
     "names_start",
     "never_back_to_training",
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",
     "returns",
+    "row_checks",
     "scored",
+    "scores_actions",
     "shared_layers",
     "side_effects",
     "silenced_validation",
+    "somebody_cares",
     "sources_of",
     "state_atoms",
     "stepping",
@@ -175,6 +200,7 @@ __all__ = [
     "time_loops",
     "true_is_valid",
     "unreduced_calls",
+    "unsaved",
     "validated_distributions",
     "without_attribute",
     "without_import",

@@ -18,6 +18,7 @@ from esper_audit.semantics.values import EMPTY, Val
 
 Atoms = frozenset[str]
 ONLY_PART, ONLY_LAST = "!part", "!last"  # some heads left out; what each round of a loop wrote over
+OF_EACH_HEAD = "!each"  # one of several that a comprehension makes, one for each head
 CHOICE = "!argmax@"  # what an argmax chose; the number is that of its node
 STRANGE: Atoms = frozenset({"?"})  # a source that is not known
 LOST = Val(deps=STRANGE)

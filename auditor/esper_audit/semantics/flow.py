@@ -84,11 +84,11 @@ class Interpreter:
         with self._entry(budget=200):
             return Execution(self, None, Frame(function, {}), EMPTY).eval(expression)
 
-    def run(self, function: Function, flow: ClassFlow | None) -> Frame:
-        """Run a function with its parameters as its signature, comments and docstring describe them."""
+    def run(self, function: Function, flow: ClassFlow | None, given: dict[str, Val] | None = None) -> Frame:
+        """Run a function with its parameters as its signature, comments and docstring describe them, or as given."""
         with self._entry():
             values = {param.name: self.declared(function, param, flow) for param in function.params}
-            return self.execute(function, flow, values, EMPTY)
+            return self.execute(function, flow, {**values, **(given or {})}, EMPTY)
 
     @contextmanager
     def _entry(self, budget: int = BUDGET) -> Iterator[None]:

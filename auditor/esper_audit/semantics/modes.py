@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.network import NetworkClass
-from esper_audit.semantics.roles import ACT, EVALUATE
+from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD
+from esper_audit.semantics.run.containers import layers_in
+from esper_audit.semantics.scoring import acting_frames, optional_action
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import Val
 
@@ -27,7 +30,9 @@ def on_the_way_to_actions(net: NetworkClass, habit: str) -> Iterator[Event]:
     Each is a call of a layer or of a function of torch, or a difference from a mean, once. Only networks that act and
     evaluate count: others compare no log-probs. Nothing where the project switches to eval mode and never back.
     """
-    if not {ACT, EVALUATE} <= set(net.roles.values()) or _never_trains(net):
+    scoring = {function.name for function in net.with_role(EVALUATE)}
+    scoring |= {function.name for function in net.with_role(ACT, FORWARD) if optional_action(function)}
+    if not scoring or not (ACT in net.roles.values() or any(acting_frames(net))) or _never_trains(net):
         return
     told: set[cst.CSTNode] = set()
     steps: list[Event] = []
@@ -36,12 +41,12 @@ def on_the_way_to_actions(net: NetworkClass, habit: str) -> Iterator[Event]:
         if frame is not frame_now:
             frame_now, steps = frame, []
         if event.kind == "dist":
-            if habit in event.target.tags and net.roles.get(frame.function.name) == EVALUATE:
+            if habit in event.target.tags and frame.function.name in scoring:
                 for step in steps:
                     if step.node not in told:
                         told.add(step.node)
                         yield step
-        elif _has(habit, event) and not _is_value_head(net, event.target):
+        elif _has(habit, event) and not _is_value_head(net, event):
             steps.append(event)
 
 
@@ -55,11 +60,21 @@ def _has(habit: str, event: Event) -> bool:
     return event.name.startswith("torch.nn.functional.") and habit in event.value.tags - before
 
 
-def _is_value_head(net: NetworkClass, layer: Val) -> bool:
-    return any(
-        head.role == "value" and net.layers[head.name].ref is not None and net.layers[head.name].ref == layer.ref
-        for head in net.heads
-    )
+def _is_value_head(net: NetworkClass, event: Event) -> bool:
+    """Whether a step calls a value head: by its name, or by its layer where no policy head has the same."""
+    if isinstance(event.node, cst.Call) and isinstance(event.node.func, cst.Attribute):
+        name = event.node.func.attr.value
+        if any(head.name == name and head.role == "value" for head in net.heads):
+            return True
+    layer = event.target
+    roles = {head.role for head in net.heads if layer.ref is not None and layer.ref in _made_by(net.layers[head.name])}
+    return roles == {"value"}
+
+
+def _made_by(layer: Val) -> list[Any]:
+    """What makes a layer, and those in a container of layers."""
+    held = layers_in(layer)
+    return [layer.ref, *(part.ref for part in held.elements())] if held is not None else [layer.ref]
 
 
 def _never_trains(net: NetworkClass) -> bool:

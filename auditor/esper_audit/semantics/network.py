@@ -34,7 +34,12 @@ _COLLECTIONS = ("torch.nn.ModuleList", "torch.nn.ModuleDict")
 _POLICY_HEAD = re.compile(r"actor|policy|logit|(^|_)pi($|_)|action|mu($|_)|mean|advantage")
 # Events that cannot occur where none of these texts does.
 _MASKS = (b"mask", b"avail", b"legal", b"valid")
-_NEEDS = {"mask": _MASKS, "mask_product": _MASKS, "invert": _MASKS, "dist": (b"distributions",)}
+_NEEDS = {
+    "mask": _MASKS,
+    "mask_product": _MASKS,
+    "invert": _MASKS,
+    "dist": (b"distributions", b"gather", b"multinomial"),
+}
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
 _SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
 _RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")
@@ -590,6 +595,11 @@ class NetworkClass:
                 if model is not None:
                     self.project.consulted.add(symbol.path)
                     yield model
+
+
+def names_head(name: str) -> bool:
+    """Whether an attribute's name says that it is an output head, of the policy or of the value."""
+    return bool(_VALUE_HEAD.search(name) or _POLICY_HEAD.search(name) or name.endswith(("_head", "_heads")))
 
 
 def _is_half(node: ast.AST) -> bool:

@@ -1,10 +1,11 @@
-"""Lists, tuples and dicts on self that hold modules which torch never hears of.
+"""Lists, tuples and dicts on self that hold modules or parameters which torch never hears of.
 
 `nn.Module` registers what is assigned to an attribute; it does not look into Python's own containers.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,13 +13,15 @@ import libcst as cst
 
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
-from esper_audit.semantics.network import HOT_ROLES, NetworkClass
+from esper_audit.semantics.network import HOT_ROLES, NetworkClass, names_head
 from esper_audit.semantics.tree import dotted, find
 from esper_audit.semantics.values import Val
 
 _KINDS = ("list", "tuple", "dict")
+_PARAMETER = ("torch.nn.Parameter", "torch.nn.parameter.Parameter")
 _SIZES = ("number", "str", "bool", "none")
-_REGISTER = frozenset({"add_module", "register_module", "setattr", "__setattr__"})
+_REGISTER = frozenset({"add_module", "register_module", "register_parameter", "setattr", "__setattr__"})
+_SET_ASIDE = re.compile(r"target|frozen|teacher|expert|old|ref(erence)?(_|$)|ema|prior")
 _TAKES_OVER = frozenset({"parameters", "named_parameters", "_apply", "to", "cuda"})
 _LOOKS = frozenset(
     {"len", "enumerate", "zip", "range", "reversed", "print", "list", "isinstance", "str", "repr", "sum"}
@@ -33,20 +36,21 @@ _STATELESS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PlainContainer:
-    """A container whose modules are registered nowhere: where it is put on self, and the method that uses it."""
+    """A container whose parts are registered nowhere: where it is put on self, and the method that uses it."""
 
     name: str
     event: Event
-    added: Event | None  # the statement that adds a module later, if any
+    added: Event | None  # the statement that adds a part later, if any
     user: Function
-    only_modules: bool
+    parts: str  # what it holds for sure and nothing else: modules, parameters, or neither
 
 
 def plain_containers(net: NetworkClass) -> Iterator[PlainContainer]:
-    """The containers that the constructor fills with modules of its own making and a hot method looks into.
+    """The containers that the constructor fills with parts of its own making and a hot method looks into.
 
     Silent wherever somebody may have thought of them: handed to another module, registered by name, or asked for their
-    parameters by the class or by its callers. A container made with one single element hides it on purpose.
+    parameters by the class or by its callers. A container made with one single module hides it on purpose, unless that
+    is a head of the network.
     """
     init = net.flow.init_frame
     if init is None:
@@ -60,29 +64,70 @@ def plain_containers(net: NetworkClass) -> Iterator[PlainContainer]:
         if not stores or any(event.value.kind not in _KINDS for event in stores):
             continue
         parts = [part for event in events for part in event.value.flat()]
-        if not any(_is_stateful(net, part) for part in parts) or _hides_one(events):
+        filling = [event for event in events if event.value.items or event.kind == "kept"]
+        owned = bool(filling) and all(_makes_parameters(event) for event in filling)
+        hidden = not any(is_stateful(net, part) for part in parts) or _hides_one(events, name)
+        if hidden and not owned:
             continue
-        if _registered(net, init) & {_identity(part) for part in parts}:
+        fresh = owned or _makes_anew(init, filling)
+        if not fresh and _registered(net, init) & {_identity(part) for part in parts}:
             continue
         user = _user(net, name)
         if user is not None and not _is_looked_after(net, name):
             added = next((event for event in events if event.kind == "kept"), None)
             modules = all(part.kind == "layer" or "network" in part.tags or part.kind in _KINDS for part in parts)
-            yield PlainContainer(name, stores[0], added, user, modules and len(stores) == 1)
+            kind = "parameters" if owned else "modules" if modules else ""
+            yield PlainContainer(name, stores[0], added, user, kind if len(stores) == 1 else "")
 
 
-def _hides_one(events: list[Event]) -> bool:
-    """Whether it is `[module]` and nothing more: the usual way to keep a module out of `parameters()`."""
+def _hides_one(events: list[Event], name: str) -> bool:
+    """Whether it is `[module]` and nothing more: the usual way to keep a module out of `parameters()`.
+
+    Nobody keeps an output head of his own away from the optimiser, unless it is a copy that is not to be trained.
+    """
     value = getattr(events[0].node, "value", None)
-    return len(events) == 1 and isinstance(value, (cst.List, cst.Tuple)) and len(value.elements) == 1
+    if len(events) > 1 or not isinstance(value, (cst.List, cst.Tuple)) or len(value.elements) > 1:
+        return False
+    made_here = isinstance(value.elements[0].value, cst.Call)
+    return not made_here or not names_head(name) or bool(_SET_ASIDE.search(name))
 
 
-def _is_stateful(net: NetworkClass, part: Val) -> bool:
+def _entries(event: Event) -> list[cst.BaseExpression]:
+    """The expressions that a store puts into a container, or that a call adds to one, as far as they are written."""
+    node = event.node
+    if event.kind == "kept":
+        return [arg.value for arg in node.args] if isinstance(node, cst.Call) else []
+    value = getattr(node, "value", None)
+    if isinstance(value, (cst.List, cst.Tuple)):
+        return [element.value for element in value.elements]
+    if isinstance(value, cst.Dict):
+        return [element.value for element in value.elements]
+    if isinstance(value, (cst.ListComp, cst.GeneratorExp)):
+        return [value.elt]
+    return [value.value] if isinstance(value, cst.DictComp) else []
+
+
+def _makes_parameters(event: Event) -> bool:
+    """Whether all that a statement puts into the container are parameters that it makes."""
+    entries = _entries(event)
+    return bool(entries) and all(
+        isinstance(entry, cst.Call) and event.module.qualify(dotted(entry.func)) in _PARAMETER for entry in entries
+    )
+
+
+def _makes_anew(init: Frame, events: list[Event]) -> bool:
+    """Whether all entries are calls that get sizes alone, and so can be nothing that is registered elsewhere."""
+    of_sizes = _of_sizes(init)
+    entries = [entry for event in events for entry in _entries(event)]
+    return bool(entries) and all(entry in of_sizes for entry in entries)
+
+
+def is_stateful(net: NetworkClass, part: Val) -> bool:
     """Whether a value is a module made here that has parameters for sure."""
     if part.kind == "layer":
         made = isinstance(part.ref, tuple) and part.ref[1] is not None
         if made and part.items is not None:
-            return any(_is_stateful(net, inner) for inner in part.elements())
+            return any(is_stateful(net, inner) for inner in part.elements())
         name = str(part.ref[0]).rsplit(".", 1)[-1] if made else ""
         return (
             made and name not in (*_STATELESS, "Sequential", "ModuleList", "ModuleDict") and not name.endswith("Loss")
@@ -119,14 +164,19 @@ def _made_by_helpers(net: NetworkClass, init: Frame) -> set[str]:
 
     Two calls of one helper make two layers, although one line in it stands for both.
     """
-    of_sizes = {
+    of_sizes = _of_sizes(init)
+    stores = [event for event, _ in init.walk() if event.kind == "store" and event.target.ref is net.flow]
+    others = {event.name for event in stores if getattr(event.node, "value", None) not in of_sizes}
+    return {event.name for event in stores} - others
+
+
+def _of_sizes(init: Frame) -> set[cst.CSTNode]:
+    """The calls that get nothing but sizes."""
+    return {
         event.node
         for event, _ in init.walk()
         if event.kind == "call" and all(value.kind in _SIZES for value in (*event.args, *event.kwargs.values()))
     }
-    stores = [event for event, _ in init.walk() if event.kind == "store" and event.target.ref is net.flow]
-    others = {event.name for event in stores if getattr(event.node, "value", None) not in of_sizes}
-    return {event.name for event in stores} - others
 
 
 def _identity(value: Val) -> object:
@@ -164,13 +214,23 @@ def _reads(function: Function, name: str) -> Iterator[cst.Attribute]:
             yield node
 
 
+def _initialised(function: Function) -> set[cst.Attribute]:
+    """The attributes that stand in calls of `torch.nn.init`, which fill weights and keep nothing."""
+    return {
+        node
+        for call in find(function.node, cst.Call)
+        if function.module.qualify(dotted(call.func)).startswith("torch.nn.init.")
+        for node in find(call, cst.Attribute)
+    }
+
+
 def _is_looked_after(net: NetworkClass, name: str) -> bool:
     """Whether somebody may register, collect or move what the container holds."""
     if _TAKES_OVER & net.model.methods.keys():
         return True
     hot = {id(function.node) for function in _hot(net)}
     for function in (each for model in net.model.lineage for each in model.own_methods.values()):
-        reads = set(_reads(function, name))
+        reads = set(_reads(function, name)) - _initialised(function)
         for call in find(function.node, cst.Call):
             called = call.func.attr.value if isinstance(call.func, cst.Attribute) else dotted(call.func)
             owner = dotted(call.func.value) if isinstance(call.func, cst.Attribute) else ""

@@ -9,11 +9,14 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics.flow import Event, Frame
-from esper_audit.semantics.network import NetworkClass, once
-from esper_audit.semantics.roles import ACT, EVALUATE, tensor_role
-from esper_audit.semantics.values import Val
+from esper_audit.semantics.model import Function
+from esper_audit.semantics.network import NetworkClass, leaves, once
+from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, tensor_role
+from esper_audit.semantics.run.containers import layers_in
+from esper_audit.semantics.values import NONE, Val, tensor
 
 _NO_CHANGE = ("head", "squeeze")
+_ACTION = tensor(None, "action")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +65,74 @@ def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
             yield event, event.target
 
 
+def means_over_heads(frame: Frame, role: str) -> Iterator[Event]:
+    """Means of log-probs or entropies along the axis of the parts of an action."""
+    for event, _ in frame.walk():
+        if event.kind != "call" or event.name not in (".mean", "torch.mean"):
+            continue
+        given = (event.target, *event.args) if event.name == ".mean" else event.args
+        axis = event.kwargs.get("dim", given[1] if len(given) > 1 else None)
+        if axis is not None and given and role in given[0].roles and f"parts:{axis.const}" in given[0].tags:
+            yield event
+
+
+def optional_action(function: Function) -> str:
+    """The parameter of a method that samples an action, or scores the one that it is given; nothing for others."""
+    for param in function.params:
+        left_out = isinstance(param.default, cst.Name) and param.default.value == "None"
+        if left_out and tensor_role(param.name) == "action":
+            return param.name
+    return ""
+
+
+def acting_frames(net: NetworkClass) -> Iterator[Frame]:
+    """The runs of the methods that act: by their names, and a forward method that gives actions."""
+    yield from net.frames(ACT)
+    yield from (frame for frame in net.frames(FORWARD) if leaves(frame.result, "action"))
+
+
 @once
 def act_and_evaluate(net: NetworkClass) -> tuple[tuple[Scoring, Scoring], ...]:
-    """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads."""
+    """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads.
+
+    A method that does both, by an action that may be left out, is a pair with itself.
+    """
     return tuple(_act_and_evaluate(net))
 
 
 def _act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
-    if not {ACT, EVALUATE} <= set(net.roles.values()):
+    for function in net.with_role(ACT, EVALUATE, FORWARD):
+        name = optional_action(function)
+        if name:
+            acted, evaluated = (
+                scoring_of(net.interpreter.run(function, net.flow, {name: action})) for action in (NONE, _ACTION)
+            )
+            if acted.events and evaluated.events:
+                yield acted, evaluated
+    if EVALUATE not in net.roles.values():
         return
-    acts = [scoring for frame in net.frames(ACT) if (scoring := scoring_of(frame)).events]
+    acts = [scoring for frame in acting_frames(net) if (scoring := scoring_of(frame)).events]
     for frame in net.frames(EVALUATE) if acts else ():
         if any(tensor_role(param.name) == "action" for param in frame.function.params):
             evaluated = scoring_of(frame)
             for acted in acts if evaluated.events else ():
                 yield acted, evaluated
+
+
+def scores_actions(net: NetworkClass, value: Val) -> bool:
+    """Whether a value came out of a head that gives actions: it reaches a distribution, or is called a policy's."""
+    policy = {head.name for head in net.policy_heads}
+    return bool("logits" in value.roles or policy & value.from_layers or _made_by(value) & _acting_layers(net))
+
+
+@once
+def _acting_layers(net: NetworkClass) -> frozenset[cst.CSTNode]:
+    """The layers whose output reaches an action distribution, or a choice of log-probs by hand."""
+    return frozenset[cst.CSTNode]().union(*(_made_by(event.target) for _, event, _ in net.events("dist")))
+
+
+def _made_by(value: Val) -> frozenset[cst.CSTNode]:
+    return frozenset(step.node for step in value.steps if step.kind == "head")
 
 
 def head_name(net: NetworkClass, made: cst.CSTNode) -> str:
@@ -90,4 +146,7 @@ def head_size(net: NetworkClass, made: cst.CSTNode) -> str:
 
 
 def _is_made_by(layer: Val, made: cst.CSTNode) -> bool:
-    return isinstance(layer.ref, tuple) and layer.ref[1] is made
+    """Whether a call makes a layer, or one of those in a container of layers."""
+    held = layers_in(layer)
+    parts = held.elements() if held is not None else ()
+    return (isinstance(layer.ref, tuple) and layer.ref[1] is made) or any(_is_made_by(part, made) for part in parts)

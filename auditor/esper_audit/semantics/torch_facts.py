@@ -16,10 +16,12 @@ DROPOUT = {
     "torch.nn.MultiheadAttention": ("dropout", 2, 0.0),
     "torch.nn.functional.dropout": ("p", 1, 0.5),
 }
+COLLECTIONS = frozenset({"torch.nn.ModuleList", "torch.nn.ModuleDict"})
 BATCH_NORM = frozenset(
     f"torch.nn.{name}"
     for name in (*(f"{lazy}BatchNorm{d}d" for lazy in ("", "Lazy") for d in (1, 2, 3)), "SyncBatchNorm")
 )
+FUNCTIONAL_BATCH_NORM = frozenset({"torch.nn.functional.batch_norm", "torch.batch_norm"})
 RECURRENT = frozenset({"torch.nn.LSTM", "torch.nn.GRU", "torch.nn.RNN"})
 CELLS = frozenset({"torch.nn.LSTMCell", "torch.nn.GRUCell", "torch.nn.RNNCell"})
 LSTM_LIKE = frozenset({"torch.nn.LSTM", "torch.nn.LSTMCell"})
@@ -42,13 +44,15 @@ SAME = frozenset(
     "clone contiguous detach requires_grad_ cuda cpu pin_memory share_memory_ expand_as view_as reshape_as type_as to "
     "float double half bfloat16 long int bool type byte clamp clip clamp_min clamp_max clamp_ nan_to_num roll flip "
     "zero_ fill_ copy_ normal_ uniform_ index_copy index_fill masked_scatter where abs neg relu tanh sigmoid exp exp_ "
-    "sqrt log log1p square pow cumsum cumprod dropout".split()
+    "sqrt log log1p square pow cumsum cumprod dropout gelu silu elu leaky_relu softplus mish selu celu relu6 hardtanh "
+    "hardswish layer_norm rms_norm group_norm instance_norm batch_norm normalize".split()
 )
 KEEPS_IDENTITY = frozenset(
     "clone contiguous detach requires_grad_ cuda cpu pin_memory to float double half bfloat16 long int bool type byte "
     "type_as view_as reshape_as expand_as repeat expand view reshape unsqueeze squeeze transpose permute flatten t "
     "zero_ normal_ uniform_ fill_ copy_ tile swapaxes movedim expand_dims broadcast_to unflatten".split()
 )
+DRAWN_IN_PLACE = frozenset({"normal_", "uniform_", "exponential_", "geometric_", "log_normal_", "cauchy_"})
 # What refuses operands on two devices. Indexing is not among them: indices may stay on the CPU.
 MEETINGS = frozenset(
     "add sub mul div add_ sub_ mul_ div_ true_divide maximum minimum matmul mm bmm eq ne lt le gt ge gather scatter "

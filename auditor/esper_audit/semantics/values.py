@@ -14,7 +14,7 @@ import libcst as cst
 
 EMPTY: frozenset[Any] = frozenset()
 _BY_REFERENCE = frozenset(
-    {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs"}
+    {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs", "partial"}
 )  # nothing without their ref
 
 
@@ -26,8 +26,9 @@ class _Nothing:
 # Tags that say what a tensor certainly is: where branches meet, they stay only if they hold in each. `affine` is the
 # output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid; `times_mask` are logits that were
 # multiplied by a mask, and what a softmax makes of them; `p_times_mask` are probabilities that were, not renormalised;
-# `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode.
-CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed"})
+# `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode;
+# `expanded` is a view that holds one memory several times.
+CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed", "expanded"})
 
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 

@@ -19,6 +19,8 @@ from esper_audit.rulekit import (
     Repair,
     Rule,
     Severity,
+    descendants,
+    find,
 )
 
 _SIMPLE = (cst.Name, cst.Attribute, cst.Call, cst.Subscript)  # a `.bool()` behind them belongs to all of it
@@ -30,7 +32,8 @@ class MaskNotBool(Rule):
     Reports `~mask` where the mask certainly is of integers or of floats, because of the call that made it
     (`torch.ones(n)` without a dtype, `.float()`, `.long()`, a buffer), and `1 - mask` where it certainly is bool. Masks
     that callers in the project pass count, too. A mask whose dtype is not known is left alone, and so is `1 - mask` of
-    floats, which is right.
+    floats, which is right; but `(~mask).bool()` and `~mask != 0` are `medium` then: they do nothing for a bool mask,
+    and for any other they come too late.
 
     ## Why it matters
     `~` flips the bits of an integer: ~1 is -2 and ~0 is -1, and as truth values both are True. With
@@ -95,8 +98,11 @@ class MaskNotBool(Rule):
         """Inversions of masks of the wrong dtype, whether made here or by a caller."""
         open_ones: set[cst.CSTNode] = set()
         told: set[cst.CSTNode] = set()
+        late: dict[cst.CSTNode, Event] = {}
         for _, event, _ in net.events("invert"):
-            if _is_wrong(event) and event.node not in told:
+            if event.name == "~ before bool":
+                late.setdefault(event.node, event)
+            elif _is_wrong(event) and event.node not in told:
                 told.add(event.node)
                 yield _hit(event)
             elif event.target.dtype is None:
@@ -106,6 +112,10 @@ class MaskNotBool(Rule):
                 if event.kind == "invert" and event.node in open_ones - told and _is_wrong(event):
                     told.add(event.node)
                     yield _hit(event, (Note(stack[0].module, stack[0].node, "this caller passes such a mask"),))
+        for node, event in late.items():
+            if not any(inner in told for inner in descendants(node)):
+                says = "a mask becomes bool after `~`: all of it is True for integers, and for bools it is in vain"
+                yield Hit.at(event, says, severity=Severity.MEDIUM, repair=_earlier(event))
 
     VALID = (
         """
@@ -135,7 +145,12 @@ class MaskNotBool(Rule):
                 return ~mask, 1 - mask
 
             def forward(self, mask: torch.BoolTensor, index: torch.LongTensor):
-                return ~mask, ~index
+                return (~mask).bool(), ~index, (~index).bool()
+
+            def explore(self, x, mask):
+                self.head(x).masked_fill((~mask.bool()).bool(), -1e9)
+                self.head(x).masked_fill(~mask, -1e9)
+                return ~(mask != 0) != 0, mask.bool(), (mask == 0).bool()
         """,
         Case(
             {
@@ -261,6 +276,54 @@ class MaskNotBool(Rule):
                     return ~-mask  # <- ESP207
             """,
         ),
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Masked:
+                def __init__(self, logits, mask):
+                    self.logits = logits.masked_fill((~mask).bool(), -1e9)  # <- ESP207
+                    self.other = torch.where(~mask != 0, -1e9, logits)  # <- ESP207
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+
+                def act(self, x, action_mask):
+                    return Masked(self.head(x), action_mask).logits.argmax(-1)
+
+                def sample(self, x, mask):
+                    invalid = ~mask
+                    logits = self.head(x)
+                    logits[invalid.bool()] = -1e9  # <- ESP207
+                    return logits.masked_fill((~-mask).to(torch.bool), -1e9).argmax(-1)  # <- ESP207
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Masked:
+                def __init__(self, logits, mask):
+                    self.logits = logits.masked_fill((~mask.bool()).bool(), -1e9)
+                    self.other = torch.where(~mask.bool() != 0, -1e9, logits)
+
+            class Policy(nn.Module):
+                def __init__(self, n):
+                    super().__init__()
+                    self.head = nn.Linear(4, n)
+
+                def act(self, x, action_mask):
+                    return Masked(self.head(x), action_mask).logits.argmax(-1)
+
+                def sample(self, x, mask):
+                    invalid = ~mask
+                    logits = self.head(x)
+                    logits[invalid.bool()] = -1e9
+                    return logits.masked_fill((~-mask).to(torch.bool), -1e9).argmax(-1)
+            """,
+        ),
     )
 
 
@@ -278,6 +341,14 @@ def _hit(event: Event, notes: tuple[Note, ...] = ()) -> Hit:
     else:
         says = "`~` raises for a mask of floats"
     return Hit.at(event, says, notes=notes, repair=_repair(event))
+
+
+def _earlier(event: Event) -> Repair | None:
+    """`.bool()` behind the mask, where the inversion stands in the same expression."""
+    inverted = [node for node in find(event.node, cst.UnaryOperation) if isinstance(node.operator, cst.BitInvert)]
+    if len(inverted) != 1 or not isinstance(inverted[0].expression, _SIMPLE):
+        return None
+    return Repair("convert the mask first", (Insert(inverted[0].expression, ".bool()"),), "what is masked changes")
 
 
 def _repair(event: Event) -> Repair | None:

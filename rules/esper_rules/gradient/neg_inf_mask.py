@@ -255,6 +255,28 @@ class NegInfMask(Rule):
                 logp = torch.log_softmax(logits, -1)
                 return -(logp.exp().masked_fill(~mask, 0.0) * logp).sum(-1)
         """,
+        # the product in other words
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.action_head = nn.Linear(4, n)
+
+            def evaluate(self, x, mask):
+                logp = torch.log_softmax(self.action_head(x).masked_fill(~mask, -torch.inf), -1)  # <- ESP302
+                return -torch.einsum("bn,bn,bn->b", logp.exp(), logp, mask.float())
+
+            def evaluate_actions(self, x, mask):
+                p = torch.softmax(self.action_head(x).masked_fill(~mask, -torch.inf), -1)  # <- ESP302
+                return -(p[:, None] @ torch.log(p)[..., None])
+
+            def act(self, x, mask):
+                p = torch.softmax(self.action_head(x).masked_fill(~mask, -torch.inf), -1)  # <- ESP302
+                return -torch.mul(p, p.log()).sum(-1)
+        """,
         Case(
             """
             import math

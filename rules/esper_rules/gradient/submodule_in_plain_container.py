@@ -28,8 +28,8 @@ _WHY = "the layers are trained and saved from now on, so checkpoints written bef
 class SubmoduleInPlainContainer(Rule):
     """
     ## What it does
-    Reports a list, tuple or dict on self that holds layers which the constructor made and which `forward`, `act`,
-    `evaluate` or a value method uses, while no attribute or `nn.Module` holds them, too.
+    Reports a list, tuple or dict on self that holds layers or parameters which the constructor made and which
+    `forward`, `act`, `evaluate` or a value method uses, while no attribute or `nn.Module` holds them, too.
 
     ## Why it matters
     Torch registers modules that are attributes. What a plain container holds is missing from `parameters()`: the
@@ -69,8 +69,8 @@ class SubmoduleInPlainContainer(Rule):
     ```
 
     ## Fix
-    Unsafe: `nn.ModuleList(...)` around a list, `nn.ModuleDict(...)` around a dict whose keys are written out. The
-    layers are trained and saved from then on, so a checkpoint from before lacks their keys.
+    Unsafe: `nn.ModuleList(...)` or `nn.ParameterList(...)` around a list, `nn.ModuleDict(...)` around a dict whose keys
+    are written out. The layers are trained and saved from then on, so a checkpoint from before lacks their keys.
 
     ## Evidence
     On torch 2.13.0, of a network with a trunk and two heads in a list, `parameters()` holds 40 of 94 numbers and
@@ -95,11 +95,12 @@ class SubmoduleInPlainContainer(Rule):
         """Containers of unregistered modules."""
         for container in plain_containers(net):
             event, added = container.event, container.added
+            what = "parameters" if container.parts == "parameters" else "layers"
             yield Hit.at(
                 event,
-                f"`self.{container.name}` is a plain {event.value.kind}: the layers in it are not trained, moved or "
+                f"`self.{container.name}` is a plain {event.value.kind}: the {what} in it are not trained, moved or "
                 f"saved, but `{container.user.name}` uses them",
-                notes=(Note(added.module, added.node, "a module is added here"),) if added is not None else (),
+                notes=(Note(added.module, added.node, "one is added here"),) if added is not None else (),
                 repair=_registering(container),
             )
 
@@ -183,6 +184,45 @@ class SubmoduleInPlainContainer(Rule):
                 for f in self.activations:
                     x = f(x)
                 return self.shared[0](x) + self.losses[0](x, x) + self.makers["class"](x)
+        """,
+        # one head hidden on purpose: not to be trained, made by a caller, registered under another name
+        """
+        import copy
+        import torch
+        from torch import nn
+
+        def make_head(n):
+            return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, n))
+
+        class Policy(nn.Module):
+            def __init__(self, critic, n):
+                super().__init__()
+                self.target_value_head = [nn.Linear(8, 1)]
+                self.critic = [critic]
+                head = nn.Linear(8, 1)
+                self.value_head = (head,)
+                self.registered = head
+                self.policy_layers = [make_head(n), make_head(n)]
+                self.body = nn.ModuleList(self.policy_layers)
+                self.scale = nn.Parameter(torch.ones(8))
+                self.scales = [self.scale]
+                self.shifts = [nn.Parameter(torch.ones(8)), self.scale]
+                self.unused = [nn.Parameter(torch.ones(8))]
+                self.memory = []
+
+            def forward(self, x):
+                x = x * self.scales[0] + self.shifts[1] + len(self.unused) + sum(self.memory)
+                return self.policy_layers[0](x), self.value_head[0](x), self.critic[0](x), self.target_value_head[0](x)
+
+        class Named(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.scales = [nn.Parameter(torch.ones(8)), nn.Parameter(torch.ones(8))]
+                for i, scale in enumerate(self.scales):
+                    self.register_parameter(f"scale{i}", scale)
+
+            def forward(self, x):
+                return x * self.scales[0]
         """,
         # hidden on purpose, or looked after
         """
@@ -275,6 +315,79 @@ class SubmoduleInPlainContainer(Rule):
         """,
     )
     INVALID = (
+        # one head in a tuple, where the helper that makes it makes registered ones, too; parameters
+        """
+        import torch
+        from torch import nn
+
+        def make_head(size, actions):
+            return nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, actions))
+
+        def last(head):
+            return head[-1]
+
+        class Policy(nn.Module):
+            def __init__(self, sizes, hidden: int):
+                super().__init__()
+                self.heads = nn.ModuleDict({name: make_head(hidden, size) for name, size in sizes.items()})
+                self.value_head = (make_head(hidden, 1),)  # <- ESP305
+                nn.init.orthogonal_(last(self.value_head[0]).weight)
+                self.scales = [nn.Parameter(torch.ones(hidden))]  # <- ESP305
+                self.offsets = {"first": nn.Parameter(torch.zeros(hidden))}  # <- ESP305
+                self.log_stds = []  # <- ESP305
+                for size in sizes.values():
+                    self.log_stds.append(nn.Parameter(torch.zeros(size)))
+                self.shifts = [nn.Parameter(torch.zeros(hidden)) for _ in sizes]  # <- ESP305
+                self.gains = {name: nn.Parameter(torch.zeros(hidden)) for name in sizes}  # <- ESP305
+
+            def forward(self, x):
+                x = x * self.scales[0] + self.offsets["first"] + self.log_stds[0] + self.shifts[0] + self.gains["a"]
+                return {name: head(x) for name, head in self.heads.items()}, self.value_head[0](x)
+        """,
+        """
+        from torch import nn
+
+        class ActorCritic(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.body = nn.Linear(4, 8)
+                self.critic = [nn.Linear(8, 1)]  # <- ESP305
+                self.action_net = (nn.Linear(8, n),)  # <- ESP305
+
+            def get_value(self, x):
+                return self.critic[0](self.body(x))
+
+            def act(self, x):
+                return self.action_net[0](self.body(x)).argmax(-1)
+        """,
+        Case(
+            """
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.scales = [nn.Parameter(torch.ones(8))]  # <- ESP305
+                    self.named = {"a": nn.Parameter(torch.ones(8))}  # <- ESP305
+
+                def forward(self, x):
+                    return x * self.scales[0] * self.named["a"]
+            """,
+            fixed="""
+            import torch
+            from torch import nn
+
+            class Policy(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.scales = nn.ParameterList([nn.Parameter(torch.ones(8))])
+                    self.named = {"a": nn.Parameter(torch.ones(8))}  # <- ESP305
+
+                def forward(self, x):
+                    return x * self.scales[0] * self.named["a"]
+            """,
+        ),
         """
         from torch import nn
 
@@ -396,16 +509,21 @@ class SubmoduleInPlainContainer(Rule):
 
 
 def _registering(container: PlainContainer) -> Repair | None:
-    """ModuleList or ModuleDict around the display, where all that it holds are modules."""
+    """ModuleList, ModuleDict or ParameterList around the display, where all that it holds are modules or parameters."""
     statement, module = container.event.node, container.event.module
     value = statement.value if isinstance(statement, (cst.Assign, cst.AnnAssign)) else None
     kind = ""
     if isinstance(value, (cst.List, cst.ListComp)):
-        kind = "ModuleList"
-    elif isinstance(value, cst.Dict) and value.elements and all(_is_plain_key(each) for each in value.elements):
+        kind = "ParameterList" if container.parts == "parameters" else "ModuleList"
+    elif (
+        container.parts == "modules"
+        and isinstance(value, cst.Dict)
+        and value.elements
+        and all(_is_plain_key(each) for each in value.elements)
+    ):
         kind = "ModuleDict"
     names = [name for name in (f"nn.{kind}", f"torch.nn.{kind}") if module.qualify(name) == f"torch.nn.{kind}"]
-    if value is None or not kind or not names or not container.only_modules:
+    if value is None or not kind or not names or not container.parts:
         return None
     changes = (Insert(value, f"{names[0]}(", before=True), Insert(value, ")"))
     return Repair(f"use `{names[0]}`", changes, _WHY)

@@ -346,8 +346,7 @@ class ActEvaluateDiffer(Rule):
 
             def evaluate(self, x, masks, actions):
                 logits = {name: head(x) for name, head in self.heads.items()}
-                log_prob = sum(each.log_softmax(-1).gather(-1, actions[name]) for name, each in logits.items())
-                return log_prob  # <- ESP511
+                return sum(each.log_softmax(-1).gather(-1, actions[k]) for k, each in logits.items())  # <- ESP511
         """,
         """
         import torch

@@ -15,6 +15,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     acting,
+    means_over_heads,
     returns,
     scored,
 )
@@ -27,6 +28,7 @@ class EntropyIncomplete(Rule):
     ## What it does
     Reports an acting or evaluating method whose entropy covers only some of the heads that it has at hand: a loop over
     the heads that assigns where it should add, a slice that cuts one off, a filter by a literal, the last head alone.
+    A mean of the heads' entropies in place of their sum is told at low severity: it is the sum, scaled.
 
     ## Why it matters
     The heads are independent given the features, so the entropy of the action is the sum of theirs. What the bonus does
@@ -95,6 +97,9 @@ class EntropyIncomplete(Rule):
                 if lacks is not None and event is not None:
                     yield Hit.at(event, f"the entropy that `{method.name}` returns {lacks}")
                     break
+            for mean in means_over_heads(method.frame, "entropy"):
+                says = f"`{method.name}` averages the entropies of the heads; the joint one is their sum"
+                yield Hit.at(mean, says, severity=Severity.LOW)
 
     VALID = (
         # sums in all spellings, one after another too; a choice by data; parts that are added elsewhere
@@ -176,5 +181,8 @@ class EntropyIncomplete(Rule):
                 dists = self._dists(obs)
                 entropy = torch.stack([d.entropy() for i, d in enumerate(dists) if i != 1]).sum(0)
                 return entropy  # <- ESP524
+
+            def get_log_probs(self, obs, actions):
+                return torch.stack([dist.entropy() for dist in self._dists(obs)]).mean(0)  # <- ESP524
         """,
     )

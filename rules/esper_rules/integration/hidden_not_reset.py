@@ -16,6 +16,7 @@ from esper_audit.rulekit import (
     Confidence,
     CoreCall,
     Frame,
+    Function,
     Hit,
     Method,
     ModuleModel,
@@ -26,6 +27,8 @@ from esper_audit.rulekit import (
     as_given,
     bare,
     core_calls,
+    descendants,
+    find,
     first_round,
     is_known,
     names_start,
@@ -119,7 +122,7 @@ class HiddenNotReset(Rule):
             return
         told: set[cst.CSTNode] = set()
         for method in stepping(net):
-            for hit in (*self._by_half(method), *self._by_starts(net, method)):
+            for hit in (*self._by_half(method), *self._by_starts(net, method), *self._by_offset(method)):
                 if hit.node not in told:
                     told.add(hit.node)
                     yield hit
@@ -154,6 +157,22 @@ class HiddenNotReset(Rule):
             elif name not in bare(sources_of(net, method.frame.result)):
                 yield self._hit(method.cores[0], f"`{method.name}` takes `{name}`, and no state depends on it", ())
 
+    def _by_offset(self, method: Method) -> Iterator[Hit]:
+        """Loops over time that clear the state of step t by the start of another step."""
+        for call in method.cores:
+            function = call.event.function
+            entering = bare(frozenset[str]().union(*map(first_round, call.parts)))
+            if not entering & {*method.starts, *method.ends} or function.node is None:
+                continue
+            for shifted in _shifted(function, call.event.node):
+                yield Hit(
+                    shifted,
+                    "the state of one step is cleared by the start of another",
+                    module=function.module,
+                    symbol=function.qualified,
+                    notes=(Note(call.event.module, call.event.node, "the state goes in here"),),
+                )
+
     def _in_acting_alone(self, net: NetworkClass) -> Iterator[Hit]:
         evaluated = [(frame, call) for frame in net.frames(EVALUATE) for call in _only(frame)]
         acted = [(frame, call) for frame in net.frames(ACT) for call in _only(frame)] if evaluated else []
@@ -173,6 +192,42 @@ class HiddenNotReset(Rule):
         return Hit.at(event, says, notes=notes)
 
     VALID = (
+        # ends clear what comes after them, starts of the next step as well; starts that somebody does away with
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8, batch_first=True)
+
+            def forward(self, x, hidden, dones):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h, c))
+                    over = dones[:, t].view(1, -1, 1)
+                    h, c = h.masked_fill(over, 0.0), c.masked_fill(over, 0.0)
+                    outs.append(out)
+                return torch.cat(outs, 1), (h, c)
+
+            def evaluate(self, x, hidden, dones, actions):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    over = dones[:, t - 1].view(1, -1, 1)
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h.masked_fill(over, 0.0), c.masked_fill(over, 0.0)))
+                    outs.append(out)
+                return torch.cat(outs, 1)
+
+            def evaluate_actions(self, x, hidden, episode_starts, actions):
+                del episode_starts
+                return self.lstm(x, hidden)
+
+            def act(self, x, hidden, episode_start, **options):
+                return self.lstm(x, **options)
+        """,
         # one helper for both
         """
         from torch import nn
@@ -288,6 +343,51 @@ class HiddenNotReset(Rule):
         """,
     )
     INVALID = (
+        # starts that reach no state, one half of it, a step too late, or the state of another step
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8, batch_first=True)
+
+            def _run(self, x, hidden, starts):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    fresh = starts[:, max(t - 1, 0)].view(1, -1, 1)  # <- ESP512
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h.masked_fill(fresh, 0.0), c.masked_fill(fresh, 0.0)))
+                    outs.append(out)
+                return torch.cat(outs, 1), (h, c)
+
+            def forward(self, x, hidden, episode_starts):
+                return self._run(x, hidden, episode_starts)
+
+            def act(self, x, hidden, episode_start):
+                return self.lstm(x, hidden)  # <- ESP512
+
+            def evaluate_actions(self, x, hidden, is_first, actions):
+                keep = torch.ones_like(is_first)
+                h, c = hidden[0] * keep, hidden[1] * keep
+                return self.lstm(x, (h, c))  # <- ESP512
+
+            def evaluate(self, x, hidden, done, actions):
+                h, c = hidden
+                h = torch.where(done, 0.0, h)
+                return self.lstm(x, (h, c))  # <- ESP512
+
+            def eval_actions(self, x, hidden, episode_starts):
+                h, c = hidden
+                outs = []
+                for t in range(x.shape[1]):
+                    out, (h, c) = self.lstm(x[:, t : t + 1], (h, c))  # <- ESP512
+                    fresh = episode_starts[:, t].view(1, -1, 1)
+                    h, c = h.masked_fill(fresh, 0.0), c.masked_fill(fresh, 0.0)
+                    outs.append(out)
+                return torch.cat(outs, 1), (h, c)
+        """,
         """
         from torch import nn
 
@@ -359,6 +459,23 @@ class HiddenNotReset(Rule):
             }
         ),
     )
+
+
+def _shifted(function: Function, call: cst.CSTNode) -> Iterator[cst.Subscript]:
+    """Starts that are looked up at `t - 1` or `t + 1` in a loop over t with the call in it."""
+    for loop in find(function.node, cst.For):
+        if not isinstance(loop.target, cst.Name) or not any(node is call for node in descendants(loop)):
+            continue
+        for lookup in find(loop.body, cst.Subscript):
+            of_starts = isinstance(lookup.value, cst.Name) and names_start(lookup.value.value)
+            if of_starts and any(_is_beside(sum_, loop.target.value) for sum_ in find(lookup, cst.BinaryOperation)):
+                yield lookup
+
+
+def _is_beside(node: cst.BinaryOperation, name: str) -> bool:
+    """`t - 1` and `t + 1`."""
+    named = isinstance(node.left, cst.Name) and node.left.value == name
+    return named and isinstance(node.right, cst.Integer) and isinstance(node.operator, (cst.Add, cst.Subtract))
 
 
 def _entering(net: NetworkClass, method: Method) -> tuple[Atoms, Atoms]:

@@ -21,6 +21,7 @@ from esper_audit.rulekit import (
     act_and_evaluate,
     acting,
     head_name,
+    means_over_heads,
     returns,
     scored,
 )
@@ -136,16 +137,11 @@ class JointLogProbIncomplete(Rule):
 
     def _means(self, net: NetworkClass) -> Iterator[Hit]:
         for frame in net.frames(ACT, EVALUATE):
-            for event, _ in frame.walk():
-                if event.kind != "call" or event.name not in (".mean", "torch.mean"):
-                    continue
-                given = (event.target, *event.args) if event.name == ".mean" else event.args
-                axis = event.kwargs.get("dim", given[1] if len(given) > 1 else None)
-                if axis is not None and given and f"parts:{axis.const}" in given[0].tags:
-                    yield Hit.at(
-                        event,
-                        f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
-                    )
+            for event in means_over_heads(frame, "log_prob"):
+                yield Hit.at(
+                    event,
+                    f"`{frame.function.name}` averages the log-probs of an action's parts; their sum is the joint",
+                )
 
     VALID = (
         # all heads, in a loop that begins with the first
@@ -175,7 +171,8 @@ class JointLogProbIncomplete(Rule):
             def __init__(self, n):
                 super().__init__()
                 self.move, self.aim = nn.Linear(4, n), nn.Linear(4, n)
-                self.rest = nn.ModuleList([nn.Linear(4, n), nn.Linear(4, n)])
+                self.rest = nn.ModuleList([self.aim])
+                self.more = nn.ModuleList(n)
 
             def _score(self, obs, actions):
                 dists = Categorical(logits=self.move(obs)), Categorical(logits=self.aim(obs))
@@ -191,6 +188,12 @@ class JointLogProbIncomplete(Rule):
             def evaluate_actions(self, obs, actions):
                 log_prob = Categorical(logits=self.move(obs)).log_prob(actions[0])
                 for head, action in zip(self.rest, actions[1:]):
+                    log_prob = log_prob + Categorical(logits=head(obs)).log_prob(action)
+                return log_prob
+
+            def evaluate_action(self, obs, actions):
+                log_prob = Categorical(logits=self.move(obs)).log_prob(actions[0])
+                for head, action in zip(self.more, actions[1:]):
                     log_prob = log_prob + Categorical(logits=head(obs)).log_prob(action)
                 return log_prob
         """,

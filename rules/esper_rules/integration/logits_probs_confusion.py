@@ -21,17 +21,25 @@ from esper_audit.rulekit import (
     Severity,
     Val,
     dotted,
+    scores_actions,
 )
 
 _OF_PROBS_OR_LOGITS = ("Categorical", "OneHotCategorical", "OneHotCategoricalStraightThrough", "Bernoulli")
+
+_SOFTMAXES = frozenset(
+    {f"{home}.{name}" for home in ("torch", "torch.nn.functional") for name in ("softmax", "log_softmax")}
+    | {"torch.nn.Softmax", "torch.nn.LogSoftmax"}
+)
+_SOFTMAX_METHODS = frozenset({".softmax", ".log_softmax"})
 
 
 class LogitsProbsConfusion(Rule):
     """
     ## What it does
     Reports a `Categorical`, `OneHotCategorical` or `Bernoulli` that gets the output of a linear layer as its first
-    argument or as `probs=`, and one that gets the output of a softmax or sigmoid as `logits=`. Only what certainly is
-    one or the other counts: what a branch may have changed, or a function that is not known, is left alone, and so are
+    argument or as `probs=`, and one that gets the output of a softmax or sigmoid as `logits=`; and a softmax or
+    log-softmax of a policy's probabilities, which is the same written by hand. Only what certainly is one or the other
+    counts: what a branch may have changed, or a function that is not known, is left alone, and so are
     log-probabilities, which are logits.
 
     ## Why it matters
@@ -78,9 +86,12 @@ class LogitsProbsConfusion(Rule):
     On torch 2.13.0, outputs (8, 1, 0.5) as probabilities give (0.84, 0.11, 0.05), as logits (0.999, 0.001, 0.001);
     (-3, -1, -0.5) give (0.67, 0.22, 0.11) where the softmax gives (0.05, 0.36, 0.59). Of 1000 fresh heads with one
     random observation each, 121 passed validation. A softmax that is sure (1, 0, 0, 0) given as logits leaves that
-    action a probability of 0.48, and `Bernoulli(logits=sigmoid(x))` stays between 0.5 and 0.73. What the first argument
+    action a probability of 0.48, and `Bernoulli(logits=sigmoid(x))` stays between 0.5 and 0.73. Of six logits with a
+    standard deviation of 10, the likeliest action has 0.92 on average after one softmax and 0.33 after two; more than
+    0.352 is out of reach. What the first argument
     means was asked in tristandeleu/pytorch-maml-rl#32; the confusion is reported in thu-ml/tianshou#1192 and
-    rlworkgroup/garage#1357.
+    rlworkgroup/garage#1357. In OpenRLHF/OpenRLHF#473 a second softmax is taken out, which raised no error and acted as
+    a temperature.
 
     ## References
     - https://docs.pytorch.org/docs/stable/distributions.html#categorical
@@ -97,7 +108,8 @@ class LogitsProbsConfusion(Rule):
     help = "pass what a linear layer gives as `logits=`, and what a softmax or sigmoid gives as `probs=`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
-        """Distributions that always get the wrong one of the two, whoever calls."""
+        """Distributions that always get the wrong one of the two, whoever calls, and softmaxes of a softmax."""
+        yield from self._twice(net)
         built: dict[cst.CSTNode, list[Event]] = {}
         for _, event, _ in net.events("dist"):
             if event.name.rpartition(".")[2] in _OF_PROBS_OR_LOGITS:
@@ -119,6 +131,22 @@ class LogitsProbsConfusion(Rule):
                 symbol=wrong[0].function.qualified,
                 repair=_repair(wrong[0], *_given(wrong[0])) if len(wrong) == len(events) else None,
             )
+
+    def _twice(self, net: NetworkClass) -> Iterable[Hit]:
+        built: dict[cst.CSTNode, list[tuple[Event, Val, bool]]] = {}
+        for _, event, stack in net.hot_events("call"):
+            subject = _softened(event)
+            if subject is not None:
+                sure = "squashed" in subject.tags or ("may_squash" in subject.tags and not _is_tested(event, stack))
+                built.setdefault(event.node, []).append((event, subject, sure))
+        for calls in built.values():
+            if all(sure and scores_actions(net, subject) for _, subject, sure in calls):
+                maybe = any("may_squash" in subject.tags for _, subject, _ in calls)
+                yield Hit.at(
+                    calls[0][0],
+                    "probabilities go through another softmax: the policy stays close to uniform",
+                    confidence=Confidence.MEDIUM if maybe else None,
+                )
 
     VALID = (
         """
@@ -252,6 +280,38 @@ class LogitsProbsConfusion(Rule):
 
             def get_action(self, x):
                 return FixedCategorical(self.head(x).softmax(-1)).sample()
+        """,
+        # a softmax for something else, one of logarithms, and one that only some callers give probabilities
+        """
+        import torch
+        import torch.nn.functional as F
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gate = nn.Linear(4, 4)
+                self.head = nn.Linear(4, n)
+                self.perhaps = nn.Sequential(nn.Linear(4, n), *([nn.Softmax(-1)] if n > 1 else []))
+                self.last = n == 1
+
+            def _soften(self, x):
+                return torch.softmax(x, dim=-1)
+
+            def act(self, x):
+                x = x * self.gate(x).softmax(-1).softmax(-1)
+                p = self._soften(self.head(x))
+                again = self.head(x).log_softmax(-1).softmax(-1)
+                return torch.multinomial(p, 1), torch.softmax(torch.log(p) / 2, -1), again
+
+            def explore(self, x):
+                if self.last:
+                    return self._soften(self.perhaps(x))
+                return self.perhaps(x)
+
+            def evaluate(self, x, action):
+                self._soften(self.head(x).softmax(-1))
+                return F.log_softmax(self.head(x), -1).gather(-1, action), torch.softmax(), F.softmax(input=x, dim=-1)
         """,
     )
     INVALID = (
@@ -393,7 +453,66 @@ class LogitsProbsConfusion(Rule):
                     return Categorical(logits=p).sample()  # <- ESP506
             """,
         ),
+        # twice by hand: in a helper, in an object of the project, by layers
+        """
+        import torch
+        import torch.nn.functional as F
+        from torch import nn
+
+        class Masked:
+            def __init__(self, logits, mask):
+                self.log_probs = torch.log_softmax(logits.masked_fill(~mask, -1e30), dim=-1)  # <- ESP506
+
+            def log_prob(self, action):
+                return self.log_probs.gather(-1, action)
+
+        class Base(nn.Module):
+            def _score(self, x, action):
+                return F.log_softmax(x, dim=-1).gather(-1, action)  # <- ESP506
+
+        class Policy(Base):
+            def __init__(self, n, sizes):
+                super().__init__()
+                self.actor = nn.Sequential(nn.Linear(4, n), nn.Softmax(dim=-1))
+                self.last = nn.LogSoftmax(dim=-1)
+                layers = [nn.Linear(4, n)]
+                if n > 1:
+                    layers.append(nn.Softmax(-1))
+                self.perhaps = nn.Sequential(*layers)
+                self.heads = nn.ModuleDict({k: nn.Linear(4, size) for k, size in sizes.items()})
+
+            def forward(self, x):
+                return {k: head(x).softmax(-1) for k, head in self.heads.items()}
+
+            def evaluate(self, x, action, masks):
+                dists = {k: Masked(each, masks[k]) for k, each in self(x).items()}
+                return torch.stack([dist.log_prob(action[k]) for k, dist in dists.items()]).sum(0)
+
+            def evaluate_actions(self, x, action):
+                return self._score(self.actor(x), action)
+
+            def get_log_prob(self, x, action):
+                return self.last(self.actor(x)).gather(-1, action)  # <- ESP506
+
+            def act(self, x):
+                return torch.multinomial(torch.softmax(self.actor(x), -1), 1)  # <- ESP506
+
+            def sample(self, x):
+                return torch.multinomial(torch.softmax(self.perhaps(x), -1), 1)  # <- ESP506
+        """,
     )
+
+
+def _softened(event: Event) -> Val | None:
+    """What goes into a softmax or log-softmax."""
+    if event.name in _SOFTMAX_METHODS:
+        return event.target
+    return event.args[0] if event.name in _SOFTMAXES and event.args else None
+
+
+def _is_tested(event: Event, stack: tuple[Event, ...]) -> bool:
+    """Whether a test stands around a call: where a softmax may be left out, it may ask for just that."""
+    return any(True for each in (event, *stack) for _ in each.branches_around)
 
 
 def _given(event: Event) -> tuple[str, Val]:

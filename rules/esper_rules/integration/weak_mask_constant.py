@@ -31,7 +31,8 @@ class WeakMaskConstant(Rule):
     Reports policy logits whose invalid actions are replaced by, or shifted by, a constant between -1000 and 0, and
     linear outputs whose invalid actions are replaced by 0 or by a small positive number such as `1e-9`, which is a
     `-1e9` without its sign more often than not. Probabilities, where 0 is right, are left alone, and so is an addition
-    of less than 10, which may be a prior.
+    of less than 10, which may be a prior, unless the mask is inverted for it, `(1 - mask) * -5`: then it is meant to
+    forbid.
 
     ## Why it matters
     A masked action has the probability exp(constant - logsumexp). With -5 that is half a percent of all samples for
@@ -160,7 +161,7 @@ class WeakMaskConstant(Rule):
 
             def act(self, x, prior_mask):
                 # a prior: such actions are discouraged, not forbidden
-                return Categorical(logits=self.head(x) - 2.0 * prior_mask).sample()
+                return Categorical(logits=self.head(x) - 2.0 * prior_mask + (1 - prior_mask) * 0.5).sample()
 
             def sample(self, x, mask):
                 features = self.body(x).relu().masked_fill(~mask, 0.0)
@@ -212,6 +213,14 @@ class WeakMaskConstant(Rule):
 
             def choose_action(self, x, mask):
                 return Categorical(logits=self.actor(x).masked_fill(~mask, 1e-9)).sample()  # <- ESP508
+
+            def select_action(self, x, mask):
+                logits = self.actor(x) + (1 - mask.float()) * -5.0  # <- ESP508
+                other = self.actor(x) - 5 * (1 - mask)  # <- ESP508
+                return Categorical(logits=logits).sample(), Categorical(logits=other).sample()
+
+            def explore(self, x, mask):
+                return Categorical(logits=self.actor(x) + (mask - 1) * 8.0).sample()  # <- ESP508
 
             def evaluate(self, x, mask, action):
                 logits = self.actor(x).masked_fill(mask == 0, 0)  # <- ESP508

@@ -1,8 +1,8 @@
-"""ESP602: the forget gate's bias is filled in bias_ih and in bias_hh, and PyTorch adds the two."""
+"""ESP602: the forget gate's bias is filled in bias_ih and in bias_hh, which PyTorch adds, or another gate's bias is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import libcst as cst
 
@@ -11,7 +11,7 @@ from esper_audit.rulekit import (
     Category,
     Confidence,
     Delete,
-    ForgetBiasWrite,
+    GateBiasWrite,
     Guard,
     Hit,
     ModuleModel,
@@ -23,21 +23,26 @@ from esper_audit.rulekit import (
     Severity,
     dotted,
     find,
-    forget_bias_writes,
+    gate_bias_writes,
 )
 
+_GATES = ("input", "forget", "cell", "output")
+_FORGET = 1
 _WHY = "the forget gates begin with half the bias, so training takes another course"
 
 
 class ForgetBiasDoubled(Rule):
     """
     ## What it does
-    Reports an initialisation that writes the forget gate's slice of both bias vectors of an `nn.LSTM` or `nn.LSTMCell`.
+    Reports an initialisation that writes the forget gate's slice of both bias vectors of an `nn.LSTM` or `nn.LSTMCell`,
+    and one that opens another gate and not this one: PyTorch's order is input, forget, cell, output.
 
     ## Why it matters
     PyTorch keeps two biases, `bias_ih` and `bias_hh`, and adds them. Filling both with 1 gives a forget bias of 2: the
     gate starts at 0.881 instead of 0.731 and the memory's half-life at 5.5 steps instead of 2.2. That may be wanted,
-    but then it should be written; reported settings of 1.0 are not comparable with it.
+    but then it should be written; reported settings of 1.0 are not comparable with it. Other libraries stack the gates
+    in other orders (TensorFlow: input, cell, forget, output), so a slice that was copied from there opens another gate,
+    and the memory is as short as ever.
 
     ## Example
     ```python
@@ -80,6 +85,8 @@ class ForgetBiasDoubled(Rule):
     ## Evidence
     Measured on torch 2.13.0: the sum of the two forget biases is 2.0 after the loop above, sigmoid(2) = 0.881. Of ten
     public spellings of this loop, two restrict it to `bias_ih`; the founding audit had praised one that does not.
+    `add_(1.0)` in the same loop, upon torch's own initialisation, gives 2.0, too. With ones in the first quarter, the
+    sums are 1, 0, 0, 0: it is the input gate's.
 
     ## References
     - Jozefowicz et al., An Empirical Exploration of Recurrent Network Architectures, ICML 2015 (forget bias 1)
@@ -97,50 +104,45 @@ class ForgetBiasDoubled(Rule):
     help = "write it to one of the two: test for `bias_ih` instead of `bias`"
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
-        """Writes to the forget slice that reach both biases."""
+        """Writes to the forget slice that reach both biases, and functions that write to another gate's alone."""
         if not any(layer.endswith(("LSTM", "LSTMCell")) for layer in net.recurrent.values()):
             return
-        single: dict[str, dict[str, ForgetBiasWrite]] = {}
-        for write in forget_bias_writes(net, module):
-            if write.value == 0 or (write.value is not None and abs(write.value) <= 0.5):
-                continue
+        doubled: list[GateBiasWrite] = []
+        for found in gate_bias_writes(net):
+            writes = [write for write in found if write.value is None or write.value > 0.5]
+            if any(write.gate == _FORGET for write in found):
+                doubled += [write for write in writes if write.gate == _FORGET]
+            elif len({write.gate for write in writes}) == 1 and writes[0].of_bias and writes[0].value is not None:
+                yield self._misplaced(writes[0])
+        yield from self._doubled(doubled, module)
+
+    def _doubled(self, writes: list[GateBiasWrite], module: ModuleModel) -> Iterator[Hit]:
+        """Writes to the forget slice that reach both biases, by one statement or by two."""
+        single: dict[str, dict[str, GateBiasWrite]] = {}
+        for write in writes:
             if write.bias == "both":
-                total = f"{2 * write.value:g}" if write.value is not None else "twice the value"
                 repair = None
                 if write.parameter_name:
                     guard = Guard(write.node, f'"bias_ih" in {write.parameter_name}')
                     repair = Repair("write it to bias_ih only", (guard,), _WHY)
-                yield self._hit(write, module, total, (), repair)
+                yield _doubled(write, _sum(write, write), repair=repair)
             elif write.bias:
                 single.setdefault(write.layer, {}).setdefault(write.bias, write)
-        for writes in single.values():
-            if not {"ih", "hh"} <= writes.keys():
-                continue
-            first, second = writes["ih"], writes["hh"]
-            total = (
-                f"{first.value + second.value:g}"
-                if first.value is not None and second.value is not None
-                else "the sum of both"
-            )
-            notes = (Note(module, first.node, "the other bias is written here"),)
-            yield self._hit(
-                second, module, total, notes, Repair("write it to bias_ih only", (Delete(second.node),), _WHY)
-            )
+        for pair in single.values():
+            if {"ih", "hh"} <= pair.keys():
+                first, second = pair["ih"], pair["hh"]
+                notes = (Note(module, first.node, "the other bias is written here"),)
+                repair = Repair("write it to bias_ih only", (Delete(second.node),), _WHY)
+                yield _doubled(second, _sum(first, second), notes=notes, repair=repair)
 
-    def _hit(
-        self,
-        write: ForgetBiasWrite,
-        module: ModuleModel,
-        total: str,
-        notes: tuple[Note, ...],
-        repair: Repair | None,
-    ) -> Hit:
+    def _misplaced(self, write: GateBiasWrite) -> Hit:
+        """A function that opens one gate, and it is not the forget gate."""
         return Hit(
             write.node,
-            f"the forget gate's bias is written to bias_ih and to bias_hh, which PyTorch adds: it is {total}",
+            f"this writes to the {_GATES[write.gate]} gate's bias, and the forget gate's stays as it is: PyTorch's "
+            "order is input, forget, cell, output",
+            help="write to the second quarter, `bias.chunk(4)[1]`",
             symbol=write.symbol,
-            notes=notes,
-            repair=repair,
         )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
@@ -162,6 +164,50 @@ class ForgetBiasDoubled(Rule):
             )
 
     VALID = (
+        # both gates are meant, another value, no bias, no four gates; one of two biases
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, size):
+                super().__init__()
+                self.lstm = nn.LSTM(8, size)
+                self.table = nn.Parameter(torch.zeros(4 * size))
+                n = 4 * size
+                for name, p in self.lstm.named_parameters():
+                    if "bias_ih" in name:
+                        p.data[n // 4 : n // 2].fill_(2.0)
+                        p.data[: n // 4].fill_(1.0)
+
+            def chrono(self, size):
+                nn.init.constant_(self.lstm.bias_ih_l0[:size], 1.0)
+                nn.init.constant_(self.lstm.bias_ih_l0[: size // 3], 1.0)
+                nn.init.constant_(self.lstm.bias_ih_l0[size : 3 * size], 1.0)
+                nn.init.constant_(self.lstm.bias_ih_l0[2 * size : 3], 1.0)
+                nn.init.constant_(self.lstm.bias_ih_l0[::4], 1.0)
+                nn.init.constant_(self.lstm.bias_ih_l0[0:0], 1.0)
+
+            def tables(self, size):
+                self.table.data[2 * size : 3 * size].fill_(1.0)
+                self.lstm.bias_ih_l0.data[2 * size : 3 * size].fill_(0.0)
+                self.lstm.bias_ih_l0.data[2 * size : 3 * size] -= 1.0
+                self.lstm.bias_ih_l0.data[2 * size : 3 * size].fill_(size)
+
+            def both_gates(self, n):
+                self.lstm.bias_ih_l0.data[n // 2 : 3 * n // 4] = 1.0
+                self.lstm.bias_ih_l0.data[3 * n // 4 :] = 1.0
+
+            def one(self):
+                for name, p in self.lstm.named_parameters():
+                    if not ("weight" in name or "bias_hh" in name):
+                        p.data.chunk(4)[1].fill_(1.0)
+                for name, p in self.lstm.named_parameters():
+                    if "bias_ih" in name:
+                        p.data.chunk(4)[1].fill_(1.0)
+                    elif "bias_hh" not in name:
+                        p.data.zero_()
+        """,
         """
         from torch import nn
 
@@ -252,6 +298,79 @@ class ForgetBiasDoubled(Rule):
         """,
     )
     INVALID = (
+        # another gate is opened than was meant
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, size):
+                super().__init__()
+                self.lstm = nn.LSTM(8, size)
+                for name, p in self.lstm.named_parameters():
+                    if name.startswith("bias_ih"):
+                        n = p.size(0)
+                        p.data[n // 2 : 3 * n // 4].fill_(1.0)  # <- ESP602
+
+            def first(self):
+                for name, p in self.lstm.named_parameters():
+                    if "weight" in name:
+                        nn.init.orthogonal_(p)
+                    else:
+                        nn.init.zeros_(p)
+                        torch.chunk(p, 4)[0].fill_(1.0)  # <- ESP602
+
+            def second(self, size):
+                nn.init.ones_(self.lstm.bias_ih_l0[2 * size : 3 * size])  # <- ESP602
+
+            def third(self):
+                self.lstm.bias_ih_l0.data[: self.lstm.hidden_size] = 1.0  # <- ESP602
+
+            def fourth(self):
+                self.lstm.bias_hh_l0.data.view(4, -1)[3] += 1.0  # <- ESP602
+
+            def fifth(self, n):
+                nn.init.constant_(self.lstm.bias_ih_l0[n // 4 * 3 :], 1.0)  # <- ESP602
+
+            def sixth(self, size):
+                nn.init.constant_(self.lstm.bias_ih_l0[3 * size :], 1.0)  # <- ESP602
+
+            def seventh(self):
+                nn.init.constant_(self.lstm.bias_ih_l0[64:96], 1.0)  # <- ESP602
+        """,
+        # added to both; two branches of one loop
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, size):
+                super().__init__()
+                self.lstm = nn.LSTM(8, size)
+                for name, p in self.lstm.named_parameters():
+                    if "bias" in name:
+                        p.data.chunk(4)[1].add_(1.0)  # <- ESP602
+
+            def later(self, size):
+                for name, p in self.lstm.named_parameters():
+                    if "bias_ih" in name:
+                        p.data[size : 2 * size] += 1.0
+                    elif "bias_hh" in name:
+                        p.data[size : 2 * size] += 1.0  # <- ESP602
+
+            def layers(self, size):
+                for k in range(2):
+                    getattr(self.lstm, f"bias_ih_l{k}").data[size : 2 * size].fill_(1.0)
+                    getattr(self.lstm, f"bias_hh_l{k}").data[size : 2 * size].fill_(1.0)  # <- ESP602
+
+            def unknown(self, size, much):
+                self.lstm.bias_ih_l0.data[size : 2 * size].fill_(much)
+                self.lstm.bias_hh_l0.data[size : 2 * size].fill_(much)  # <- ESP602
+
+            def either(self, size):
+                for name, p in self.lstm.named_parameters():
+                    if "bias_ih" in name or "bias_hh" in name:
+                        p.data[size : 2 * size].fill_(1.0)  # <- ESP602
+        """,
         """
         from torch import nn
 
@@ -347,4 +466,22 @@ class ForgetBiasDoubled(Rule):
                             bias.data[n : 2 * n].fill_(2.0)  # <- ESP602
             """,
         ),
+    )
+
+
+def _sum(first: GateBiasWrite, second: GateBiasWrite) -> str:
+    """What the two writes give together."""
+    if first.value is None or second.value is None:
+        return "the sum of both"
+    total = f"{first.value + second.value:g}"
+    return f"{total} more than it was" if first.adds or second.adds else total
+
+
+def _doubled(write: GateBiasWrite, total: str, *, notes: tuple[Note, ...] = (), repair: Repair | None) -> Hit:
+    return Hit(
+        write.node,
+        f"the forget gate's bias is written to bias_ih and to bias_hh, which PyTorch adds: it is {total}",
+        symbol=write.symbol,
+        notes=notes,
+        repair=repair,
     )

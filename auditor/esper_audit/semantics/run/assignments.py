@@ -7,7 +7,7 @@ import libcst as cst
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics.depends import adding, cut, everything, part_of
 from esper_audit.semantics.run.conditions import Conditions
-from esper_audit.semantics.run.containers import pattern_of
+from esper_audit.semantics.run.containers import is_collection, member_of, pattern_of, with_layer
 from esper_audit.semantics.run.frames import ClassFlow, PlainObject
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import true_means_true
@@ -51,6 +51,8 @@ class Assignments(Conditions):
     def unpack(self, target: cst.Tuple | cst.List, value: Val, comment: str, statement: cst.CSTNode | None) -> None:
         """Bind the parts of a tuple target; `b, t, a = x.shape` also checks a rank."""
         elements = target.elements
+        if "record" in value.tags and isinstance(value.ref, PlainObject):  # a NamedTuple is a tuple, too
+            value = sequence("tuple", [value.item(field) or UNKNOWN for field in value.ref.model.annotated_fields])
         starred = any(isinstance(element, cst.StarredElement) for element in elements)
         known = self.env.get(value.ref) if value.kind == "shape" and isinstance(value.ref, str) else None
         if known is not None and statement is not None:
@@ -108,6 +110,10 @@ class Assignments(Conditions):
             elif isinstance(target.value, cst.Attribute):
                 self.assign_attribute(target.value, masked, None)
             return
+        if is_collection(container) and keys:
+            key = keys[0].const if keys[0].const is not NOTHING else pattern_of(keys[0])
+            self.put_back(target.value, with_layer(container, key if key is not None else "", value))
+            return
         if name and "hidden" in container.roles and container.is_tensorish:
             self.env[name] = container.but(tags=container.tags | {"kept"})  # `h[:, done] = 0`
             return
@@ -124,9 +130,13 @@ class Assignments(Conditions):
 
     def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
         """Bind the target of a loop to what one round may see."""
-        element = join_all(iterated.elements()) if iterated.items else Val(deps=everything(iterated))
-        if iterated.kind == "dict":
+        element = Val(deps=everything(iterated))
+        if iterated.kind == "layer":
+            element = member_of(iterated)
+        elif iterated.kind == "dict":
             element = Val("str")  # a dict gives its keys, which are names wherever networks are concerned
+        elif iterated.items:
+            element = join_all(iterated.elements())
         if iterated.kind == "tensor":
             element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
         if iterated.kind == "pairs" and iterated.ref is not None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.run.frames import ClassFlow
 from esper_audit.semantics.run.scope import GRADIENT_FREE
-from esper_audit.semantics.run.tensors import Tensors
+from esper_audit.semantics.run.tensors import THROUGH_LAYERS, Tensors
 from esper_audit.semantics.values import (
+    EMPTY,
     NONE,
     NOTHING,
     UNKNOWN,
@@ -100,12 +102,59 @@ class Containers(Tensors):
             return NONE
         return UNKNOWN
 
+    def put_back(self, place: cst.BaseExpression, container: Val) -> None:
+        """A container of layers that was filled, back where it came from: a variable, or self in its constructor."""
+        if isinstance(place, cst.Name):
+            self.env[place.value] = container
+        elif isinstance(place, cst.Attribute):
+            holder = self.eval(place.value)
+            if isinstance(holder.ref, ClassFlow) and place.attr.value in holder.ref.attributes and holder.ref.building:
+                holder.ref.attributes[place.attr.value] = container.but(origins=EMPTY)
+
     def kept(self, node: cst.Call, container: cst.BaseExpression, value: Val) -> None:
         """Take note of what is added to a container on self; the attribute itself stays what the constructor made."""
         if isinstance(container, cst.Attribute) and isinstance(container.value, cst.Name):
             holder = self.name(container.value)
             if holder.kind == "instance" and isinstance(holder.ref, ClassFlow):
                 self.record("kept", node, name=container.attr.value, target=holder, value=value)
+
+
+def with_layer(container: Val, key: Any, layer: Val) -> Val:
+    """A `ModuleList` or `ModuleDict` after another layer was put into it; in a loop, one stands for all."""
+    held = layers_in(container)
+    if held is None and container.items:
+        return container  # what is in it is not known
+    kind = "list" if key is None else "dict"
+    items = dict(held.items or ()) if held is not None else {}
+    items[len(items) if key is None else key] = layer
+    return container.but(items=((0, Val(kind, items=tuple(items.items()))),))
+
+
+def is_collection(value: Val) -> bool:
+    """Whether a value is a `ModuleList` or a `ModuleDict`."""
+    return value.kind == "layer" and isinstance(value.ref, tuple) and value.ref[0] in facts.COLLECTIONS
+
+
+def layers_in(container: Val) -> Val | None:
+    """The list or dict behind a `ModuleList` or `ModuleDict`; None for any other layer, and where it is unknown."""
+    held = container.elements() if is_collection(container) else ()
+    return held[0] if len(held) == 1 and held[0].kind in ("list", "tuple", "dict") and held[0].items else None
+
+
+def member_of(container: Val, key: Val = UNKNOWN) -> Val:
+    """A layer of a container: the one under a known key, or that stands for all, else the container for all of them.
+
+    It remembers the attribute that it came out of, as what `self.name(...)` gives does.
+    """
+    held = layers_in(container)
+    parts = held.elements() if held is not None else ()
+    if held is not None and key.const is not NOTHING:
+        at = key.const + len(parts) if isinstance(key.const, int) and key.const < 0 else key.const
+        parts = tuple(part for name, part in held.items or () if name == at) or parts
+    if parts and all(part == parts[0] for part in parts) and parts[0].kind in ("layer", "instance"):
+        return parts[0].but(origins=container.origins, deps=container.deps)
+    habits = frozenset.intersection(*(part.tags for part in parts)) & THROUGH_LAYERS if parts else EMPTY
+    return container.but(tags=container.tags | habits | {"member"}) if held is not None else container
 
 
 @dataclass(frozen=True, slots=True)

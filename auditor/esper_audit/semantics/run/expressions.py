@@ -12,6 +12,7 @@ from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import (
     CHOICE,
     LOST,
+    OF_EACH_HEAD,
     ONLY_PART,
     STRANGE,
     Atoms,
@@ -29,7 +30,7 @@ from esper_audit.semantics.depends import (
 from esper_audit.semantics.model import ClassModel
 from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
-from esper_audit.semantics.run.containers import Pattern, pattern_of
+from esper_audit.semantics.run.containers import Pattern, member_of, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
 from esper_audit.semantics.run.heads import (
     compares_with_literal,
@@ -186,6 +187,8 @@ class Expressions(Assignments):
             value = flow.attribute(name)
             if name not in flow.run_attributes:
                 value = as_attribute(value or UNKNOWN, name, changes=value is None or name in flow.changing)
+            if value is not None and value.kind == "layer" and value.ref and value.ref[0] in facts.COLLECTIONS:
+                return value.but(origins=frozenset({f"@{name}"}))  # what comes out of one of its layers keeps it
             if value is not None and (value.kind != "unknown" or value.roles or value.home):
                 named = value.kind == "tensor" and not value.roles
                 return with_role(value, role_names.tensor_role(name)) if named else value
@@ -249,7 +252,7 @@ class Expressions(Assignments):
             part = sliced(container, node) if keys[0].kind == "slice" else self.lookup_item(container, keys[0])
             return adding(part, frozenset({ONLY_PART})) if self.leaves_heads_out(container, node) else part
         if container.kind == "layer" and isinstance(container.ref, tuple):
-            return container
+            return member_of(container, keys[0] if len(keys) == 1 else UNKNOWN)
         if container.kind == "shape":
             return _part_of_shape(container, node, keys)
         if container.kind in ("tensor", "unknown"):
@@ -345,14 +348,18 @@ class Expressions(Assignments):
             if masked is not None:
                 return masked
         tags = (left.tags | right.tags) & CARRIED | (_kept(left, right) if operator == "Multiply" else EMPTY)
-        if operator == "Multiply":
+        if operator in ("Multiply", "MatrixMultiply"):
             self.product(left, right, node)
+        if operator == "Multiply":
             tags |= self.mask_product(left, right, node)
         if operator == "Subtract" and "batch_mean" in right.tags and left.is_tensorish:
             self.record("centre", node, target=left, other=right)
             tags = tags | {"batch_mixed"}
+        tags = tags | _averaged(operator, left, right)
         if operator == "Divide":
             self.record("divide", node, target=left, other=right)
+        floor = _floor(operator, left, right)
+        tags = tags | ({"p_floor"} if floor is not None else EMPTY)
         if operator == "Subtract" and "lse" in right.tags:
             tags = tags | {"logp"}
         if operator == "Multiply" and (
@@ -379,7 +386,7 @@ class Expressions(Assignments):
         # A Python number takes the dtype of the floating-point tensor beside it.
         plain = all(side.kind in ("tensor", "number") for side in (left, right)) and len(dtypes) == 1
         dtype = next(iter(dtypes)) if plain and is_float(*dtypes) else None
-        result = tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked, steps=steps)
+        result = tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked, steps=steps, ref=floor)
         return self.touched(result.but(roles=roles))
 
     def binary_steps(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> frozenset[Step]:
@@ -390,8 +397,10 @@ class Expressions(Assignments):
         if operator in ("Multiply", "Divide") and operand.const in (1, 1.0) and operand.const is not NOTHING:
             return followed.steps
         kind = "?"  # what is added may be a bias made from a mask, or nothing that softmax sees
-        if operator == "Multiply" and "mask" in operand.roles:
+        if operator in ("Multiply", "Add", "Subtract") and "mask" in operand.roles:
             kind = "mask"
+        elif operator in ("Add", "Subtract") and "random" in operand.tags:
+            kind = "noise"
         elif operator in ("Multiply", "Divide") and not self.is_optional(operand):
             kind = "scale"
         return stepped(followed, kind, node, self.function).steps
@@ -446,7 +455,9 @@ class Expressions(Assignments):
                         return None
                     if isinstance(known, float) and "minus_one" in mask.tags:
                         known = -known
-                    if isinstance(known, str) or abs(known) >= 10:
+                    # Less than 10 is a prior, unless it is taken off where the mask says no.
+                    enough = 2 if mask.tags & {"negated", "minus_one"} else 10
+                    if isinstance(known, str) or abs(known) >= enough:
                         return mask.but(
                             roles=frozenset({"mask_bias"}),
                             const=NOTHING,
@@ -501,7 +512,8 @@ class Expressions(Assignments):
             )
         if isinstance(operator, cst.BitInvert) and "mask" in value.roles:
             self.record("invert", node, target=value)
-            return value.but(tags=value.tags ^ {"negated"})
+            flipped = frozenset({"flipped"} if value.dtype is None else ())
+            return value.but(tags=(value.tags ^ {"negated"}) | flipped)
         if isinstance(operator, cst.Not):
             return Val("bool")
         return value.but(const=NOTHING, made=EMPTY)
@@ -518,12 +530,16 @@ class Expressions(Assignments):
         rights = [self.eval(target.comparator) for target in node.comparisons]
         if len(rights) == 1 and left.is_tensorish and "mask" in left.roles and rights[0].kind in ("number", "bool"):
             operator, bound = node.comparisons[0].operator, rights[0].const
+            self.made_bool(left, node)
             negates = (
                 (isinstance(operator, cst.Equal) and bound in (0, 0.0, False))
                 or isinstance(operator, (cst.LessThan, cst.LessThanEqual))
                 or (isinstance(operator, cst.NotEqual) and bound in (1, True))
             )
-            return left.but(dtype="bool", tags=left.tags ^ {"negated"} if negates else left.tags)
+            left = left.but(dtype="bool", tags=left.tags - {"flipped"})
+            return left.but(tags=left.tags ^ {"negated"}) if negates else left
+        if any("count" in side.tags for side in (left, *rights)):
+            self.record("count_check", node, value=left)
         if _asks_identity(node):
             return Val("bool")
         self.meet(node, left, *rights)
@@ -592,6 +608,8 @@ class Expressions(Assignments):
         before = dict(self.env)
         partial = self.comp_for(node.for_in)
         element = adding(self.eval(node.elt), partial)
+        if OF_EACH_HEAD in partial and element.roles & {"log_prob", "entropy"}:
+            element = element.but(tags=element.tags | {"of_each_head"})
         count = self.literal_count(node.for_in)
         self.env = before
         return sequence("list", [element] * count) if count else Val("list", items=((None, element),))
@@ -623,8 +641,8 @@ class Expressions(Assignments):
         self.bind_loop(node.target, iterated)
         tests = [condition.test for condition in node.ifs]
         found = EMPTY.union(*map(self.tested, tests))
-        if any(map(compares_with_literal, tests)) and holds_heads(iterated):
-            found |= {ONLY_PART}
+        if holds_heads(iterated):
+            found |= {OF_EACH_HEAD, ONLY_PART} if any(map(compares_with_literal, tests)) else {OF_EACH_HEAD}
         return found | self.comp_for(node.inner_for_in) if node.inner_for_in else found
 
     def number(self, node: cst.Integer | cst.Float) -> Val:
@@ -723,6 +741,24 @@ def _kept(left: Val, right: Val) -> frozenset[str]:
     for state, factor in ((left, right), (right, left)):
         if "hidden" in state.roles and "hidden" not in factor.roles and factor.is_tensorish and not factor.steps:
             return frozenset({"kept"})
+    return EMPTY
+
+
+def _floor(operator: str, left: Val, right: Val) -> tuple[str, Any] | None:
+    """The number that is added to probabilities before their logarithm is taken, as far as it is known."""
+    for p, number in ((left, right), (right, left)):
+        if operator == "Add" and "p" in p.tags and number.kind == "number":
+            return "floor", number.const
+    return None
+
+
+def _averaged(operator: str, left: Val, right: Val) -> frozenset[str]:
+    """`batch_mean` for the mean of a batch that is scaled, or mixed into a `running` one: no rows are left in it."""
+    for mean, other in ((left, right), (right, left)):
+        rows = (other.kind == "unknown" or comes_from_outside(other)) and "batch_mean" not in other.tags
+        if "batch_mean" in mean.tags and not rows and (mean is left or operator in ("Add", "Multiply")):
+            both = (left.tags | right.tags) & {"batch_mean", "running"}
+            return both if other.kind in ("number", "bool") or "batch_mean" in other.tags else both | {"running"}
     return EMPTY
 
 

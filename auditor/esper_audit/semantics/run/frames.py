@@ -29,8 +29,9 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    (less the mean of its batch), invert, store, kept, discard (`del`), meet, unreachable, truth (a condition asks a
-    tensor) or back (what Python read from a tensor goes into one).
+    (less the mean of its batch), invert, store, kept, discard (`del`), meet, unreachable, skipped (a branch whose test
+    is False), count_check (a comparison of how many entries of a mask are True), truth (a condition asks a tensor) or
+    back (what Python read from a tensor goes into one).
     """
 
     kind: str
@@ -122,6 +123,11 @@ class ClassFlow:
                 if name != "__init__":
                     found.update(*map(_changed_by, find(function.node, _CHANGING)))
         return frozenset(found)
+
+    @property
+    def building(self) -> bool:
+        """Whether the constructor is running."""
+        return self._building
 
     def build(self) -> None:
         """Run the constructor once, so that methods know the attributes."""

@@ -19,6 +19,7 @@ from esper_audit.semantics.values import (
     NONE,
     UNKNOWN,
     Val,
+    map_tensors,
     sequence,
     with_role,
 )
@@ -62,8 +63,6 @@ class ProjectCalls(TorchCalls):
             return _from_layer(result, func.attr.value) if layer and layer.kind in ("layer", "instance") else result
         callee = self.eval(func)
         args, kwargs = self.arguments(node)
-        if callee.kind == "ext":
-            return self.external(node, str(callee.ref), args, kwargs)
         return self.call_value(node, callee, args, kwargs)
 
     def method_call(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -163,6 +162,11 @@ class ProjectCalls(TorchCalls):
     def call_value(self, node: cst.Call, callee: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Call whatever a callee evaluated to."""
         kind = callee.kind
+        if kind == "partial":
+            callee, first, named = callee.ref
+            return self.call_value(node, callee, (*first, *args), {**dict(named), **kwargs})
+        if kind == "ext":
+            return self.external(node, str(callee.ref), args, kwargs)
         if kind == "bound":
             function, bound = callee.ref
             return self.invoke(function, bound, args, kwargs, node)
@@ -180,7 +184,8 @@ class ProjectCalls(TorchCalls):
         if kind == "class":
             return self.construct(node, callee, args, kwargs)
         if kind == "layer":
-            return self.touched_all(self.layer_call(node, callee, args, kwargs))
+            result = self.touched_all(self.layer_call(node, callee, args, kwargs))
+            return map_tensors(result, lambda value: value.but(origins=value.origins | callee.origins))
         if kind == "instance":
             return self.instance_call(node, callee, args, kwargs)
         self.record("call", node, name=".", target=callee, args=args, kwargs=kwargs)

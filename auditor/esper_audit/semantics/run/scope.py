@@ -154,6 +154,10 @@ class Scope(ABC):
         """What `owner.name` may be."""
 
     @abstractmethod
+    def product(self, left: Val, right: Val, node: cst.CSTNode) -> None:
+        """Record `p * log p` written by hand."""
+
+    @abstractmethod
     def binary(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val:
         """What an operator makes of two values."""
 

@@ -58,9 +58,9 @@ class Execution(Expressions):
             self.record("return", node, value=value)
             return True
         elif isinstance(node, cst.Del):
-            for name in find(node.target, cst.Name):
-                if name.value in self.env:
-                    self.record("discard", node, value=self.env[name.value])  # somebody says that it is not needed
+            for gone in find(node.target, cst.Name):
+                if gone.value in self.env:
+                    self.record("discard", node, value=self.env[gone.value])  # somebody says that it is not needed
         elif isinstance(node, cst.Raise):
             if node.exc is not None:
                 self.eval(node.exc)
@@ -178,6 +178,7 @@ class Execution(Expressions):
             self.refine(node.test, truth=known)
             if known:
                 return self.guarded(node.test, node.body.body, truth=True)
+            self.record("skipped", node)
             if isinstance(node.orelse, cst.If):
                 return self.branch(node.orelse)
             return self.guarded(node.test, node.orelse.body.body, truth=False) if node.orelse is not None else False

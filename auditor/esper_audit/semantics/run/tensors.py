@@ -5,6 +5,7 @@ from __future__ import annotations
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
+from esper_audit.semantics.run.frames import ClassFlow
 from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
@@ -27,8 +28,12 @@ from esper_audit.semantics.values import (
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
 _DEVICES = ("device", "str", "ext", "number")  # `.to(0)` names a GPU
-CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu"})  # what an operation hands on
+CARRIED = frozenset({"neg_inf", "dropped", "batch_mixed", "outside", "on_cpu", "random"})  # what an operation hands on
 THROUGH_LAYERS = frozenset({"dropped", "batch_mixed"})  # and what a layer does
+_EXPANDS = frozenset({"expand", "expand_as", "broadcast_to"})
+_MAY_COPY = frozenset(
+    {*facts.DTYPE_METHODS, *"clone contiguous reshape flatten repeat tile to type type_as cuda cpu".split()}
+)
 
 HOST = frozenset({"host"})  # on what Python has read from a tensor: numbers, lists, arrays
 RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as training likes
@@ -55,12 +60,23 @@ class Tensors(Scope):
             return Val(tags=HOST)  # an array, or what came out of one
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
+        if name in _MAY_COPY and "expanded" in value.tags:
+            value = value.but(tags=value.tags - {"expanded"})
         owner = node.func.value if isinstance(node.func, cst.Attribute) else None
         if name.endswith("_") and isinstance(owner, cst.Name) and owner.value in self.env:
             changed = self.env[owner.value]  # in place: what it certainly was may not hold any more
-            self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS))
+            drawn = {"random"} if name in facts.DRAWN_IN_PLACE else EMPTY
+            self.env[owner.value] = changed.but(tags=changed.tags - (CERTAIN - THROUGH_LAYERS) | drawn)
+        if name.endswith("_") and isinstance(owner, cst.Attribute) and any("batch_mean" in arg.tags for arg in args):
+            # A buffer that takes up the mean of each batch it sees is a statistic of the batch itself.
+            holder = self.eval(owner.value)
+            if isinstance(holder.ref, ClassFlow):
+                holder.ref.store(owner.attr.value, value.but(tags=value.tags | {"batch_mean", "running"}))
         if name in ("masked_fill", "masked_fill_"):
             return self.masked_fill(node, value, args, kwargs)
+        if name == "bool" or (name in ("to", "type") and args and args[0].const == "bool"):
+            self.made_bool(value, node)
+            value = value.but(tags=value.tags - {"flipped"})
         if name in ("to", "type", "type_as"):
             return self.moved(value, name, args, kwargs)
         if name in facts.DTYPE_METHODS:
@@ -99,6 +115,11 @@ class Tensors(Scope):
         if name == "size":
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
         return self.computed(node, value, name, args, kwargs)
+
+    def made_bool(self, mask: Val, node: cst.CSTNode) -> None:
+        """Record a mask that is made bool after `~`: who writes this expects it to be something else before."""
+        if "flipped" in mask.tags:
+            self.record("invert", node, target=mask, name="~ before bool")
 
     def masking(
         self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, fills_true: bool | None
@@ -213,6 +234,8 @@ class Tensors(Scope):
             value = unsqueezed(value)
         elif name in ("broadcast_to", "unflatten"):
             rank = None
+        if name in _EXPANDS:
+            value = value.but(tags=value.tags | {"expanded"})
         if (
             name in ("unsqueeze", "reshape", "view", "view_as", "expand_as", "reshape_as")
             and value.origins
@@ -269,10 +292,13 @@ class Tensors(Scope):
             tags = (
                 keep
                 | (value.tags & {"p_times_mask"})
-                | ({"logp"} if "p" in value.tags else EMPTY)
+                | ({"logp"} if value.tags & {"p", "p_floor"} else EMPTY)
                 | ({"log_of_count"} if "count" in value.tags else EMPTY)
             )
-            return tensor(value.rank, dtype=value.dtype, tags=tags)
+            if "p_floor" in value.tags:
+                tags, value = tags - {"neg_inf"}, value.but(masked=EMPTY)  # what was 0 is finite now
+            scored = value.but(masked=EMPTY, steps=EMPTY) if "logp" not in tags else value
+            return tensor(value.rank, dtype=value.dtype, tags=tags, masked=scored.masked, steps=scored.steps)
         if name == "exp":
             raw = {f"exp_{tag}" for tag in RAW & value.tags} | (value.tags & {"bounded"})
             return tensor(value.rank, tags=keep | raw | ({"p"} if "logp" in value.tags else EMPTY))
@@ -286,6 +312,8 @@ class Tensors(Scope):
             ]
             return self.binary(operator, value, args[0] if args else UNKNOWN, node)
         if name in ("eq", "ne", "lt", "le", "gt", "ge"):
+            if "count" in value.tags:
+                self.record("count_check", node, value=value)
             if "mask" in value.roles:
                 return value.but(
                     dtype="bool",
@@ -300,6 +328,11 @@ class Tensors(Scope):
             if "logp" in value.tags:
                 self.record("dist", node, name="gather", target=value)
             roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
+            if value.tags & {"p", "p_floor"}:  # of the action that was taken, and still a probability
+                keep = keep | value.tags & {"p", "p_floor"}
+                return tensor(value.rank, tags=keep, steps=value.steps, masked=value.masked, ref=value.ref).but(
+                    roles=roles
+                )
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
@@ -345,6 +378,8 @@ class Tensors(Scope):
         # `bounded` also where another branch does not clamp
         tags = tags - {"tiny_clamp", "affine"} - RAW - EXP_RAW | {"bounded"}
         tags = tags | ({"above_zero"} if bound is not None and bound > 0 else EMPTY)
+        if "p" in tags and bound is not None and bound > 0:
+            value, tags = value.but(ref=("floor", bound)), tags | {"p_floor"}
         result = value.but(tags=tags, made=EMPTY, const=NOTHING)
         if bound is not None and 0 < bound < _HALF_ROUNDS_TO_ZERO:
             return result.but(tags=tags | {"tiny_clamp"}, ref=("bound", bound))
@@ -373,8 +408,9 @@ class Tensors(Scope):
         if name in ("sum", "mean") and "p_logp" in value.tags:
             roles = {"entropy"}
         tags = keep | ({"count"} if name == "sum" and "mask" in value.roles else EMPTY)
-        dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
-        if name == "mean" and dim == 0 and value.rank != 1:
+        dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN))
+        dims = [each.const for each in dim.elements()] if dim.kind in ("tuple", "list") else [dim.const]
+        if name == "mean" and 0 in dims and value.rank != 1:
             tags = tags | {"batch_mean"}
         return tensor(rank, tags=tags, steps=unsqueezed(value).steps).but(roles=frozenset(roles))
 

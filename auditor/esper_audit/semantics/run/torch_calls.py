@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import libcst as cst
@@ -9,10 +10,11 @@ import libcst as cst
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import everything
 from esper_audit.semantics.project import as_float, is_torch_module
-from esper_audit.semantics.run.containers import Containers
+from esper_audit.semantics.run.containers import Containers, is_collection, layers_in, member_of, with_layer
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, HOST, THROUGH_LAYERS, comes_from_outside, is_data
 from esper_audit.semantics.values import (
+    CERTAIN,
     EMPTY,
     NOTHING,
     UNKNOWN,
@@ -80,12 +82,17 @@ class TorchCalls(Containers):
             return Val("finfo")
         if name in ("math.log", "math.sqrt", "math.prod", "numpy.prod", "numpy.log", "numpy.sqrt"):
             return Val("number")
+        if name == "functools.partial" and args and "**" not in kwargs:
+            return Val("partial", ref=(args[0], args[1:], tuple(kwargs.items())))
+        if name == "__import__" and args and isinstance(args[0].const, str):
+            return Val("ext", ref=args[0].const)
         if name in ("copy.deepcopy", "copy.copy") and args:
             return args[0]
         return Val(tags=HOST) if name.startswith("numpy.") and any("host" in arg.tags for arg in args) else UNKNOWN
 
     def builtin(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """Calls of builtins."""
+        args = tuple(Val("list", items=((None, member_of(a)),)) if layers_in(a) is not None else a for a in args)
         first = args[0] if args else UNKNOWN
         if name == "float":
             value = as_float(first.const)
@@ -153,7 +160,7 @@ class TorchCalls(Containers):
             if dtype is None
             else None,
             const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
-            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]},
+            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]} | _random(name),
             made=frozenset({made}),
             home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
         )
@@ -194,7 +201,11 @@ class TorchCalls(Containers):
         if name in facts.LIKE_FACTORIES:
             fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
             return self.touched(
-                tensor(first.rank, const=fill.const, tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")})
+                tensor(
+                    first.rank,
+                    const=fill.const,
+                    tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")} | _random(name),
+                )
             )
         if name in facts.COMPILE:
             return self.compiled(args, kwargs)
@@ -212,6 +223,10 @@ class TorchCalls(Containers):
             fixed = kwargs.get("requires_grad", UNKNOWN).const is False
             tags = first.tags | ({"parameter"} if fixed else {"parameter", "raw_parameter"})
             return first.but(made=EMPTY, home=EMPTY, kind="tensor", tags=tags)
+        if name == "torch.einsum":
+            operands = [part for arg in args[1:] for part in arg.flat()]
+            for p, log_p in itertools.combinations(operands, 2):
+                self.product(p, log_p, node)
         if name == "torch.where":
             self.meet(node, *args)
             value = self.touched(self.where(node, args))
@@ -227,12 +242,16 @@ class TorchCalls(Containers):
                 else None
             )
             tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
-            if short == "stack" and "part" in tags and all(key is not None for key, _ in first.items or ()):
+            counted = "part" in tags and all(key is not None for key, _ in first.items or ())
+            if short == "stack" and (counted or "of_each_head" in tags):
                 axis = (args[1] if len(args) > 1 else kwargs.get("dim", constant(0))).const
-                tags = tags - {"part"} | {f"parts:{axis}"}
+                tags = tags - {"part", "of_each_head"} | {f"parts:{axis}"}
             home = parts.home if all(each.home for each in first.elements()) else EMPTY
             self.meet(node, *first.elements())
             return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
+        if name in facts.FUNCTIONAL_BATCH_NORM and _trains(args, kwargs):
+            value = first.but(tags=first.tags - (CERTAIN - THROUGH_LAYERS) | {"batch_mixed"}, made=EMPTY)
+            return self.touched(value)
         if name == "torch.nn.functional.dropout" and kwargs.get("training", UNKNOWN).const is not False:
             mixed = {"dropped"} if drops(name, args, kwargs) else EMPTY
             value = self.tensor_method(node, first, short, args[1:], kwargs)
@@ -312,7 +331,18 @@ class TorchCalls(Containers):
         if name in ("to", "cuda", "cpu", "eval", "train", "double", "half", "float", "requires_grad_", "apply"):
             return owner
         self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
+        if name == "append" and len(args) == 1 and is_collection(owner) and isinstance(node.func, cst.Attribute):
+            self.put_back(node.func.value, with_layer(owner, None, args[0]))
+            return owner
+        if layers_in(owner) is not None:
+            return self.of_collection(owner, name)
         return UNKNOWN
+
+    def of_collection(self, owner: Val, name: str) -> Val:
+        """`items` and `values` of a `ModuleDict`: one layer stands for all."""
+        if name == "items":
+            return Val("pairs", ref=(Val("str"), member_of(owner)))
+        return Val("list", items=((None, member_of(owner)),)) if name in ("values", "children") else UNKNOWN
 
     def layer_call(self, node: cst.Call, layer: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """A layer applied to its input: rank, role and hidden state of what it gives."""
@@ -379,14 +409,33 @@ def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
     return isinstance(given.const, (int, float)) and given.const > 0
 
 
+def _random(name: str) -> frozenset[str]:
+    """`random` for the factories of random numbers."""
+    return frozenset({"random"} if name.rsplit(".", 1)[1].startswith("rand") else ())
+
+
+def _trains(args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
+    """Whether a call of `batch_norm` uses statistics of the batch: it does not unless told to."""
+    given = kwargs.get("training", args[5] if len(args) > 5 else constant(False))
+    return given.const is not False
+
+
 def _certainly(layer: Val) -> frozenset[str]:
-    """What the output of a layer certainly is, by the last part of it: see CERTAIN."""
+    """What the output of a layer certainly is, by the last part of it: see CERTAIN.
+
+    Of a softmax that may be left out it says `may_squash`.
+    """
+    held = layers_in(layer) if "member" in layer.tags else None
+    if held is not None:  # one of those in a container: what all of them are
+        return frozenset.intersection(*(_certainly(part) for part in held.elements()))
     while layer.items and layer.kind == "layer" and "either" not in layer.tags:
         if layer.ref[0] != "torch.nn.Sequential":
             return EMPTY
         layer = layer.elements()[-1]
-    if layer.kind != "layer" or "either" in layer.tags or not isinstance(layer.ref, tuple):
+    if layer.kind != "layer" or not isinstance(layer.ref, tuple):
         return EMPTY
+    if "either" in layer.tags:
+        return frozenset({"may_squash"} if str(layer.ref[0]).endswith(".Softmax") and not layer.items else ())
     short = layer.ref[0].rsplit(".", 1)[-1] if isinstance(layer.ref[0], str) else ""
     if short in ("Linear", "LazyLinear"):
         return frozenset({"affine"})
@@ -394,7 +443,10 @@ def _certainly(layer: Val) -> frozenset[str]:
 
 
 def _left_layer(layer: Val) -> frozenset[Step]:
-    """Where the steps of a layer's output begin: with the call that made the layer."""
+    """Where the steps of a layer's output begin: with the call that made the layer, or any of those in a container."""
+    held = layers_in(layer) if "member" in layer.tags else None
+    if held is not None:
+        return EMPTY.union(*(_left_layer(part) for part in held.elements()))
     made = layer.ref[1] if isinstance(layer.ref, tuple) else None
     return frozenset({Step("head", made)}) if isinstance(made, cst.Call) else EMPTY
 
