@@ -108,6 +108,8 @@ class Tensors(Scope):
             "tile",
         ):
             return self.reshaped(node, value, name, args, kwargs)
+        if name in ("isnan", "isfinite", "isinf"):
+            return Val(value.kind, rank=value.rank, tags=frozenset({"outside"}) if is_data(value) else EMPTY)
         if name in ("item", "tolist", "numpy"):
             return Val("number" if name == "item" else "unknown", tags=HOST if is_data(value) else EMPTY)
         if name in ("dim", "ndimension", "numel"):
@@ -336,8 +338,6 @@ class Tensors(Scope):
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
-        if name in ("isnan", "isfinite", "isinf"):
-            return Val(value.kind, rank=value.rank, tags=keep & {"outside"})
         if name == "nan_to_num":
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
