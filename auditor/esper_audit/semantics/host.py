@@ -181,9 +181,11 @@ def _count(event: Event, _role: str) -> str:
     if event.kind == "kept":
         longer = isinstance(node, cst.Call) and dotted(node.func).endswith(".append")
         return "list" if longer and event.value.kind in ("number", "bool", "none", "str") else ""
-    if event.value.kind not in ("number", "dict") or any(each.kind != "number" for each in event.value.flat()):
-        return ""
-    return "number" if _moves_on(node) else ""
+    kinds = {each.kind for each in event.value.flat()}
+    if event.value.kind == "dict" and isinstance(node, (cst.AugAssign, cst.Assign)):
+        step = node.value.right if isinstance(node.value, cst.BinaryOperation) else node.value
+        kinds -= {"unknown"} if isinstance(step, cst.Integer) else set()  # a dict that is empty at first
+    return "number" if event.value.kind in ("number", "dict") and kinds <= {"number"} and _moves_on(node) else ""
 
 
 def _moves_on(node: cst.CSTNode) -> bool:

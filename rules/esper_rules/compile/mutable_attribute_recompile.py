@@ -113,6 +113,7 @@ class MutableAttributeRecompile(Rule):
                 self.last = []
                 self.facts = {"size": 0}
                 self.episodes = 0
+                self.sums = {}
 
             def forward(self, obs):
                 self.steps += 1
@@ -126,6 +127,7 @@ class MutableAttributeRecompile(Rule):
                 self.last.append(obs)
                 self.last.extend([1])
                 self.facts["size"] = 3
+                self.sums["obs"] = self.sums["obs"] + obs
                 total = 0
                 total += 1
                 count = total + 1
@@ -155,6 +157,7 @@ class MutableAttributeRecompile(Rule):
                 self.left = 100
                 self.counts = {"forward": 0, "act": 0}
                 self.history = []
+                self.seen = {}
 
             def forward(self, obs):
                 self.count()
@@ -166,6 +169,7 @@ class MutableAttributeRecompile(Rule):
 
             def act(self, obs):
                 self.counts["act"] = self.counts.get("act", 0) + 1  # <- ESP111
+                self.seen[len(obs)] = self.seen.get(len(obs), 0) + 1  # <- ESP111
                 return self.action_head(obs)
 
         class Compiled(nn.Module):

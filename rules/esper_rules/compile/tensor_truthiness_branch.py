@@ -188,6 +188,14 @@ class TensorTruthinessBranch(Rule):
                 super().__init__()
                 self.action_head = nn.Linear(8, 4)
                 self.value_head = nn.Linear(8, 1)
+                self.core = nn.GRU(8, 8)
+
+            def forward(self, obs, hidden):
+                out, hidden = self.core(obs, hidden)
+                out = out * 1.0
+                if out.abs().max() > 100:  # <- ESP109
+                    out = out.clamp(-100, 100)
+                return self.action_head(out), hidden
 
             def get_action(self, obs, mask, verbose=True):
                 logits = self.action_head(obs)

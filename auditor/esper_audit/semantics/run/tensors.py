@@ -56,6 +56,8 @@ class Tensors(Scope):
             return UNKNOWN
         if "of_layer" in value.tags and name not in facts.NEW_FACTORIES:
             return UNKNOWN
+        if "host" in value.tags:
+            return Val(tags=HOST)  # an array, or what came out of one
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
         if name in _MAY_COPY and "expanded" in value.tags:
@@ -109,6 +111,8 @@ class Tensors(Scope):
             "tile",
         ):
             return self.reshaped(node, value, name, args, kwargs)
+        if name in ("isnan", "isfinite", "isinf"):
+            return Val(value.kind, rank=value.rank, tags=frozenset({"outside"}) if is_data(value) else EMPTY)
         if name in ("item", "tolist", "numpy"):
             return Val("number" if name == "item" else "unknown", tags=HOST if is_data(value) else EMPTY)
         if name in ("dim", "ndimension", "numel"):
@@ -337,8 +341,6 @@ class Tensors(Scope):
             return tensor(value.rank, tags=keep).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
-        if name in ("isnan", "isfinite", "isinf"):
-            return Val(value.kind, rank=value.rank, tags=keep & {"outside"})
         if name == "nan_to_num":
             return value.but(tags=value.tags - {"neg_inf"})
         if name in facts.SAME:
@@ -437,7 +439,9 @@ def is_data(value: Val) -> bool:
     """Whether a value is certainly a tensor, and what a caller, a layer or a distribution gave: its numbers matter."""
     if not value.is_tensorish or {"of_layer", "host"} & value.tags:
         return False
-    return "outside" in value.tags or comes_from_outside(value) or (value.kind == "tensor" and bool(value.roles))
+    if "outside" in value.tags or comes_from_outside(value):
+        return True
+    return value.kind == "tensor" and (bool(value.roles) or any(atom.startswith("@") for atom in value.deps))
 
 
 def comes_from_outside(value: Val) -> bool:
