@@ -148,8 +148,8 @@ and `init-forget-bias`. Where it names two, either counts.
 Three networks: the reference implementation; `cleanrl`, an agent in one file with an LSTM, steps before environments,
 torch's distributions and one method that acts and evaluates; `explicit`, an actor-critic with a GRU, three named heads
 and formulas of its own. The probes were written with the first at hand, and the other two were written to try them.
-Networks, faults and probes are by one hand: read it as a check of the probes, not as a rate for the networks of others.
-Some faults of the two styles stand in their rollout or update, which no probe runs.
+Networks and faults are made for the purpose: read it as a check of the probes, and not as a rate for the networks of
+others. Some faults of the two styles stand in their rollout or update, which no probe runs.
 
 Missed by what was expected in the reference: a value that keeps its last dimension (operator 10) is a convention where
 act and evaluate share it, and only a trainer can make a fault of it; a second head that takes the first head's action
@@ -161,7 +161,7 @@ Written by `python tests/benchmarks/matrix.py`.
 
 SECTION = """## {name}
 
-{sums}
+{tried} of {all} tried. {sums}
 
 | operator | spelling | expected | failed | convicted |
 |---|---|---|---|---|
@@ -213,12 +213,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base", action="append", choices=BASES, help="try these only, not all bases")
     parser.add_argument("--only", metavar="WORD", help="rows that this regular expression finds, and no page")
+    parser.add_argument("--no-run", action="store_true", help="write the page from what was measured before")
     parser.add_argument("--output", type=Path, default=HERE / "docs" / "probes-matrix.md", metavar="FILE")
     options = parser.parse_args()
     start = time.monotonic()
     data = options.output.with_suffix(".json")
     rows = {name: kept(data, base) for name, base in BASES.items()}
-    for name in options.base or BASES:
+    for name in () if options.no_run else options.base or BASES:
         faults = [each for each in planted(BASES[name]) if re.search(options.only or "", each.title)]
         rows[name] = list(measured(faults))
         print(f"{name}: {sums(rows[name])}", flush=True)
@@ -227,7 +228,13 @@ def main() -> None:
     print(f"{time.monotonic() - start:.0f} s", file=sys.stderr)
     if not options.only:
         sections = (
-            SECTION.format(name=name, sums=sums(each), rows="\n".join(map(told, each)))
+            SECTION.format(
+                name=name,
+                tried=len(each),
+                all=len(list(planted(BASES[name]))),
+                sums=sums(each),
+                rows="\n".join(map(told, each)),
+            )
             for name, each in rows.items()
             if each
         )

@@ -7,9 +7,9 @@ reads the whole tree once. A fault counts as seen when anything is said about it
 healthy one, whatever the code. The benign twins show what that is worth: what is said about them is a false alarm.
 `comparison.py` holds the linters of others to the same measure.
 
-What the experiments say is not measured here: `matrix.py` writes it to a file, which is read if it is there. The column
-"with experiments" adds the faults that some experiment convicts to those that the rules report. It does not take off
-what an experiment would refute: no fault here is refuted rightly.
+What the experiments say is not measured here: `matrix.py` writes it to a file, which is read for the networks that it
+holds every row of. The column "with experiments" adds the faults that some experiment convicts to those that the rules
+report. It does not take off what an experiment would refute: no fault here is refuted rightly.
 
 This is run by hand and is never a test.
 """
@@ -97,7 +97,7 @@ what the matrix found to convict. [The comparison](comparison.md) holds the lint
 The networks are the reference implementation; `cleanrl`, an agent in one file with an LSTM, steps before environments,
 torch's distributions and one method that acts and evaluates; `explicit`, an actor-critic with a GRU, three named heads
 and formulas of its own. Rules were written with the first at hand; the other two are the held-out check, planted by
-somebody who wrote no rules and did not look at them. Networks and faults are by one hand all the same.
+somebody who wrote no rules and did not look at them. Networks and faults are made for the purpose all the same.
 
 | network | tool | faults seen | operators seen in every spelling | benign twins reported |
 |---|---|---:|---:|---:|
@@ -122,7 +122,7 @@ def read(base: Base, faults: Sequence[Fault], probed: Path) -> dict[str, Said]:
             plant(fault, Path(name, f"{number:03}"))
         every, grave = by_rules(Path(name))
     tools = {OURS: every, MEDIUM: grave}
-    if kept(probed, base):
+    if len(kept(probed, base)) == len(list(planted(base))):
         tools[PROBED] = by_experiments(faults, every, base, probed)
     return tools
 
