@@ -12,6 +12,8 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics.axes import Axes
+
 EMPTY: frozenset[Any] = frozenset()
 _BY_REFERENCE = frozenset(
     {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs"}
@@ -26,8 +28,9 @@ class _Nothing:
 # Tags that say what a tensor certainly is: where branches meet, they stay only if they hold in each. `affine` is the
 # output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid; `times_mask` are logits that were
 # multiplied by a mask, and what a softmax makes of them; `p_times_mask` are probabilities that were, not renormalised;
-# `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode.
-CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed"})
+# `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode; `to_one`
+# is a layer with one output.
+CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed", "to_one"})
 
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 
@@ -87,6 +90,7 @@ class Val:
     made: frozenset[Made] = EMPTY
     masked: frozenset[MaskMark] = EMPTY
     steps: frozenset[Step] = EMPTY  # none where it is unknown which layer it came from
+    axes: Axes | None = None  # which axis is which; of a shape, too
     home: frozenset[Made] = EMPTY  # factories of one dimension or more that it is the work of, and nothing else is
 
     def but(self, **changes: Any) -> Val:
@@ -197,7 +201,7 @@ def join(left: Val, right: Val) -> Val:
     for known, other in ((left, right), (right, left)):
         if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
             # The container is still a possibility, but no rank of what it holds is certain any more.
-            held = map_tensors(known, lambda item: item.but(rank=None, tags=item.tags | {"optional"}))
+            held = map_tensors(known, lambda item: item.but(rank=None, axes=None, tags=item.tags | {"optional"}))
             return held.but(
                 roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags
             )
@@ -227,6 +231,7 @@ def join(left: Val, right: Val) -> Val:
         masked=left.masked | right.masked,
         steps=_all_steps(left.steps, right.steps),
         home=left.home | right.home,
+        axes=left.axes if left.axes == right.axes else None,
     )
 
 

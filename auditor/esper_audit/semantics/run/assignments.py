@@ -5,19 +5,21 @@ from __future__ import annotations
 import libcst as cst
 
 from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.axes import labels
 from esper_audit.semantics.run.conditions import Conditions
 from esper_audit.semantics.run.containers import pattern_of
 from esper_audit.semantics.run.frames import ClassFlow, PlainObject
+from esper_audit.semantics.run.layout import named_size, settled, size_of, sized
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import true_means_true
-from esper_audit.semantics.shapes import rank_in
+from esper_audit.semantics.run.torch_calls import one_of
+from esper_audit.semantics.shapes import axes_in, rank_in
 from esper_audit.semantics.values import (
     NOTHING,
     UNKNOWN,
     Val,
     bounded,
     join,
-    join_all,
     sequence,
     tensor,
     with_role,
@@ -37,6 +39,10 @@ class Assignments(Conditions):
                 value = with_role(value, role)
             if comment and value.is_tensorish and value.rank is None:
                 value = value.but(rank=rank_in(comment))
+            if comment and value.is_tensorish and value.axes is None:
+                value = settled(value, axes_in(comment))
+            if value.kind == "number":
+                value = named_size(value, name)
             if role == "logits" and value.masked and statement is not None:
                 self.record("logits", statement, target=value)  # what was masked turns out to be called logits
             self.env[name] = value
@@ -58,16 +64,22 @@ class Assignments(Conditions):
             elif known.is_tensorish:
                 # `b, t, a = x.shape` raises for any other rank
                 self.record("rank_check", statement, value=known)
-                self.env[value.ref] = known.but(rank=len(elements))
+                names = [e.value.value if isinstance(e.value, cst.Name) else "" for e in elements]
+                if known.axes is None or not any(known.axes) or known.axes[0].startswith("*"):
+                    known = known.but(axes=labels(names))
+                self.env[value.ref] = known = known.but(rank=len(elements))
+                value = value.but(axes=known.axes)
         for position, element in enumerate(elements):
             item = value.item(position) if not starred else None
+            if item is None and "record" in value.tags and not starred:
+                item = _field(value, position)
             if item is None and value.kind == "list":
                 item = value.item(None)  # all elements are alike: what `split` and comprehensions give
             if item is None:
                 if value.kind in ("tuple", "unknown", "list") and "hidden" in value.roles:
                     item = tensor(None, "hidden", origins=value.origins, tags=value.tags)
                 elif value.kind == "shape":
-                    item = Val("number")
+                    item = sized(Val("number"), size_of(value.axes, position) if not starred else "")
                 else:
                     item = Val("unknown", tags=value.tags & GRADIENT_FREE, origins=value.origins)
             self.assign(element.value, item, comment if len(elements) == 1 else "", statement)
@@ -116,9 +128,15 @@ class Assignments(Conditions):
 
     def bind_loop(self, target: cst.BaseAssignTargetExpression, iterated: Val) -> None:
         """Bind the target of a loop to what one round may see."""
-        element = join_all(iterated.elements()) if iterated.items else UNKNOWN
+        element = one_of(iterated)
         if iterated.kind == "tensor":
-            element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None)
+            element = iterated.but(rank=iterated.rank - 1 if iterated.rank else None, axes=None)
         if iterated.kind == "pairs" and iterated.ref is not None:
             element = sequence("tuple", list(iterated.ref))
         self.assign(target, element, "", None)
+
+
+def _field(record: Val, position: int) -> Val | None:
+    """A field of a named tuple by its position."""
+    names = list(record.ref.model.annotated_fields) if isinstance(record.ref, PlainObject) else []
+    return record.item(names[position]) if position < len(names) else None

@@ -7,6 +7,7 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics import axes as ax
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.model import ClassModel
@@ -14,6 +15,7 @@ from esper_audit.semantics.project import external_constant, fold
 from esper_audit.semantics.run.assignments import Assignments
 from esper_audit.semantics.run.containers import Pattern, pattern_of
 from esper_audit.semantics.run.frames import BASE, ClassFlow, PlainObject, class_of
+from esper_audit.semantics.run.layout import product, settled, size_of, sized
 from esper_audit.semantics.run.tensors import CARRIED, comes_from_outside, true_means_true
 from esper_audit.semantics.tree import literal_number, literal_string
 from esper_audit.semantics.values import (
@@ -72,6 +74,7 @@ class Expressions(Assignments):
             return Val(
                 "shape",
                 rank=owner.rank,
+                axes=owner.axes,
                 ref=node.value.value if isinstance(node, cst.Attribute) and isinstance(node.value, cst.Name) else None,
             )
         if named := role_names.named_kind(name):
@@ -79,7 +82,9 @@ class Expressions(Assignments):
         if name in ("ndim", "is_cuda", "requires_grad", "itemsize"):
             return Val("number")
         if name in ("data", "mT", "T", "real"):
-            return owner if owner.kind == "tensor" else UNKNOWN
+            turned = name in ("mT", "T")
+            axes = ax.swapped(owner.axes, -2, -1) if turned else owner.axes
+            return owner.but(axes=axes) if owner.kind == "tensor" else UNKNOWN
         if kind == "layer":
             return Val("unknown", tags=frozenset({"of_layer"}), ref=(owner.ref, name))
         role = role_names.tensor_role(name)
@@ -196,7 +201,8 @@ class Expressions(Assignments):
                 else:
                     home = EMPTY  # it may be a number
                 rank, made = None, EMPTY
-        return value.but(rank=rank, made=made, home=home, tags=value.tags - {"rank_guarded"}, ref=None)
+        result = value.but(rank=rank, made=made, home=home, tags=value.tags - {"rank_guarded"}, ref=None)
+        return settled(result, self.index_axes(value, node, keys))
 
     def binary_node(self, node: cst.BinaryOperation) -> Val:
         """`left + right` and the like."""
@@ -209,9 +215,10 @@ class Expressions(Assignments):
             value = fold(operator, left.const, right.const)
             if value is not NotImplemented:
                 return constant(value)
-            return Val(
+            number = Val(
                 "number", tags=(left.tags | right.tags) & {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
             )
+            return sized(number, product(left, right)) if operator == "Multiply" else number
         if (
             left.kind == "str"
             or right.kind == "str"
@@ -230,6 +237,10 @@ class Expressions(Assignments):
         result = self.arithmetic(operator, left, right, node)
         if comes_from_outside(left) or comes_from_outside(right):
             result = result.but(tags=result.tags | {"outside"})
+        if left.is_tensorish and right.is_tensorish:
+            result = settled(result, ax.broadcast(left.axes, right.axes))
+        else:
+            result = settled(result, left.axes or right.axes)
         return result if result.home == home else result.but(home=home)
 
     def arithmetic(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val:
@@ -426,7 +437,7 @@ class Expressions(Assignments):
         self.meet(node, left, *rights)
         if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
             home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY
-            return tensor(left.rank, dtype="bool", home=home)
+            return settled(tensor(left.rank, dtype="bool", home=home), left.axes)
         return Val("bool")
 
     def boolean(self, node: cst.BooleanOperation) -> Val:
@@ -594,13 +605,17 @@ def _kept(left: Val, right: Val) -> frozenset[str]:
 def _part_of_shape(shape: Val, node: cst.Subscript, keys: list[Val]) -> Val:
     """`x.shape[0]` is a number, `x.shape[:2]` and `x.shape[:-1]` are shapes of a known length."""
     if len(keys) != 1 or keys[0].kind != "slice":
-        return Val("number")
+        return sized(Val("number"), size_of(shape.axes, keys[0].const) if len(keys) == 1 else "")
     piece = node.slice[0].slice
     if not isinstance(piece, cst.Slice) or piece.lower is not None or piece.step is not None:
         return Val("shape")
     upper = piece.upper
     if isinstance(upper, cst.Integer):
-        return Val("shape", rank=int(literal_number(upper)))
+        length = int(literal_number(upper))
+        axes = shape.axes if shape.axes is not None and not ax.is_open(shape.axes) else None
+        return Val("shape", rank=length, axes=axes[:length] if axes is not None else None)
     if isinstance(upper, cst.UnaryOperation) and isinstance(upper.expression, cst.Integer) and shape.rank is not None:
-        return Val("shape", rank=max(shape.rank - int(literal_number(upper.expression)), 0))
+        length = max(shape.rank - int(literal_number(upper.expression)), 0)
+        axes = shape.axes if shape.axes is not None and not ax.is_open(shape.axes) else None
+        return Val("shape", rank=length, axes=axes[:length] if axes is not None else None)
     return Val("shape")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import libcst as cst
 
+from esper_audit.semantics import axes as ax
 from esper_audit.semantics import torch_facts as facts
-from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
+from esper_audit.semantics.run.layout import Layout
+from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
     CERTAIN,
@@ -34,7 +36,7 @@ RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as traini
 EXP_RAW = frozenset({"exp_raw_output", "exp_raw_parameter"})
 
 
-class Tensors(Scope):
+class Tensors(Layout):
     """What methods and functions of tensors give: ranks, roles, masking."""
 
     def tensor_method(
@@ -45,7 +47,19 @@ class Tensors(Scope):
         args: tuple[Val, ...],
         kwargs: dict[str, Val],
     ) -> Val:
-        """A method of a tensor, or the function of torch of the same name."""
+        """A method of a tensor, or the function of torch of the same name, with the axes of what it gives."""
+        result = self.method_value(node, value, name, args, kwargs)
+        return self.laid_out(node, value, name, args, kwargs, result=result)
+
+    def method_value(
+        self,
+        node: cst.Call,
+        value: Val,
+        name: str,
+        args: tuple[Val, ...],
+        kwargs: dict[str, Val],
+    ) -> Val:
+        """What a method of a tensor gives, but for its axes."""
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
         if "of_layer" in value.tags:
@@ -195,6 +209,9 @@ class Tensors(Scope):
             rank = rank + 1 if rank is not None else None
         elif name == "squeeze":
             rank = rank - 1 if rank is not None and (args or kwargs) else None
+            axis = kwargs.get("dim", args[0] if args else UNKNOWN).const
+            if (at := ax.place(value.axes, axis)) is not None and value.axes and ax.ends_in_one(value.axes):
+                rank = value.rank if value.axes[at] in ("B", "T") else rank  # of size 1 by accident only
             if not args and not kwargs and "rank_test" not in self.contexts:
                 value = stepped(value, "squeeze", node, self.function)
         elif name in ("reshape", "view", "expand", "repeat", "tile"):

@@ -6,9 +6,11 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics import axes as ax
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.project import as_float, is_torch_module
 from esper_audit.semantics.run.containers import Containers
+from esper_audit.semantics.run.layout import fed, settled, size_of, sized
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, THROUGH_LAYERS, comes_from_outside
 from esper_audit.semantics.values import (
@@ -28,6 +30,10 @@ from esper_audit.semantics.values import (
 _KEEPS_RANK = frozenset(
     "Linear LazyLinear LayerNorm RMSNorm ReLU Tanh GELU SiLU ELU LeakyReLU Mish Sigmoid Dropout Identity".split()
 )
+
+
+_COLLECTIONS = ("ModuleDict", "ModuleList")
+_ACTIVATIONS = _KEEPS_RANK - {"Linear", "LazyLinear", "LayerNorm", "RMSNorm"}
 
 
 class TorchCalls(Containers):
@@ -103,14 +109,17 @@ class TorchCalls(Containers):
             given = first.items or () if first.kind == "dict" else _as_items(first)
             return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
         if name == "zip":
-            joined = tuple(join_all(a.elements()) if a.items else UNKNOWN for a in args)
-            lengths = {len(a.items) if a.items and all(k is not None for k, _ in a.items) else -1 for a in args}
+            joined = tuple(one_of(a) for a in args)
+            lengths = {
+                len(a.items) if a.items and a.kind != "layer" and all(k is not None for k, _ in a.items) else -1
+                for a in args
+            }
             if len(lengths) == 1 and -1 not in lengths:
                 rows = [sequence("tuple", list(row)) for row in zip(*(a.elements() for a in args), strict=True)]
                 return sequence("list", rows).but(kind="pairs", ref=joined)
             return Val("pairs", ref=joined)
         if name == "enumerate":
-            return Val("pairs", ref=(Val("number"), join_all(first.elements()) if first.items else UNKNOWN))
+            return Val("pairs", ref=(Val("number"), one_of(first)))
         if name == "range":
             return Val("list", items=((None, Val("number")),))
         if name == "getattr" and len(args) >= 2 and isinstance(args[1].const, str):
@@ -120,7 +129,7 @@ class TorchCalls(Containers):
         if name == "sum" and first.items:
             return join_all(first.elements()).but(const=NOTHING, made=EMPTY)
         if name in ("len", "int", "abs", "sum"):
-            return Val("number", ref=None)
+            return sized(Val("number"), size_of(first.axes, 0)) if name == "len" else Val("number")
         return Val("bool") if name in ("isinstance", "hasattr", "bool", "any", "all") else UNKNOWN
 
     def factory(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -140,7 +149,7 @@ class TorchCalls(Containers):
             or (legacy and name != "torch.Tensor" and "Float" not in name),
             device=unknown_keywords or "device" in self.contexts or (device is not None and device.kind != "none"),
         )
-        return tensor(
+        result = tensor(
             rank,
             dtype=dtype.const
             if dtype is not None and isinstance(dtype.const, str)
@@ -152,6 +161,7 @@ class TorchCalls(Containers):
             made=frozenset({made}),
             home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
         )
+        return settled(result, self.size_axes(node, sizes, kwargs))
 
     def is_made_here(self, values: tuple[Val, ...]) -> bool:
         """Whether only numbers go in. Who converts a caller's data may leave the moving to them; no constructor can."""
@@ -177,7 +187,7 @@ class TorchCalls(Containers):
                 "layer",
                 ref=(name, node),
                 items=tuple(enumerate(args)) if short in ("Sequential", "ModuleList", "ModuleDict") else None,
-                tags=_habits(name, args, kwargs),
+                tags=_habits(name, args, kwargs) | _outputs(name, args, kwargs),
             )
         if name == "torch.finfo":
             return Val("finfo")
@@ -188,9 +198,8 @@ class TorchCalls(Containers):
             return Val("dtype", const=wide) if wide is not None else Val("dtype")
         if name in facts.LIKE_FACTORIES:
             fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
-            return self.touched(
-                tensor(first.rank, const=fill.const, tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")})
-            )
+            tags = fill.tags & {"finfo_min"} | {short.removesuffix("_like")}
+            return self.touched(tensor(first.rank, const=fill.const, tags=tags, axes=first.axes))
         if name in facts.COMPILE:
             return self.compiled(args, kwargs)
         if name in facts.INDEX_FACTORIES or (name in facts.TYPED_FACTORIES and self.is_made_here(args)):
@@ -225,7 +234,8 @@ class TorchCalls(Containers):
                 tags = tags - {"part"} | {f"parts:{axis}"}
             home = parts.home if all(each.home for each in first.elements()) else EMPTY
             self.meet(node, *first.elements())
-            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
+            axes = self.joined_axes(short, first, args, kwargs)
+            return self.touched(settled(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home), axes))
         if name == "torch.nn.functional.dropout" and kwargs.get("training", UNKNOWN).const is not False:
             mixed = {"dropped"} if drops(name, args, kwargs) else EMPTY
             value = self.tensor_method(node, first, short, args[1:], kwargs)
@@ -283,7 +293,9 @@ class TorchCalls(Containers):
         }.get(name)
         self.record("call", node, name=f".{name}", target=owner, args=args)
         if role:
-            return tensor(rank if owner.ref in facts.FINITE_DISTRIBUTIONS else None, role, tags=tags)
+            finite = owner.ref in facts.FINITE_DISTRIBUTIONS and "OneHot" not in owner.ref
+            value = tensor(rank if owner.ref in facts.FINITE_DISTRIBUTIONS else None, role, tags=tags)
+            return settled(value, ax.replaced(logits.axes, -1, None) if finite else None)
         return UNKNOWN
 
     def distribution_member(self, owner: Val, name: str) -> Val:
@@ -292,10 +304,11 @@ class TorchCalls(Containers):
         if name == "logits":
             return tensor(
                 logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked, steps=logits.steps
-            )
+            ).but(axes=logits.axes)
         if name == "probs":
             tags = logits.tags & CARRIED | {"p", "squashed"}
-            return tensor(logits.rank, "probs", tags=tags, masked=logits.masked, steps=logits.steps)
+            probs = tensor(logits.rank, "probs", tags=tags, masked=logits.masked, steps=logits.steps)
+            return probs.but(axes=logits.axes)
         return UNKNOWN
 
     def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -305,6 +318,9 @@ class TorchCalls(Containers):
         if name in ("to", "cuda", "cpu", "eval", "train", "double", "half", "float", "requires_grad_", "apply"):
             return owner
         self.record("call", node, name=f".{name}", target=owner, args=args, kwargs=kwargs)
+        if _short(owner) in _COLLECTIONS and name in ("items", "values"):
+            each = one_of(owner)
+            return Val("pairs", ref=(Val("str"), each)) if name == "items" else Val("list", items=((None, each),))
         return UNKNOWN
 
     def layer_call(self, node: cst.Call, layer: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -315,8 +331,29 @@ class TorchCalls(Containers):
         if first.home:
             self.record("meet", node, value=first, other=layer)
         result = self.layer_result(node, layer, name, first, kwargs)
+        result = self.layer_axes(node, layer, name, first, result)
         carried = (first.tags if "either" in layer.tags else layer.tags | first.tags) & THROUGH_LAYERS
         return map_tensors(result, lambda value: value.but(tags=value.tags | carried)) if carried else result
+
+    def layer_axes(self, node: cst.Call, layer: Val, name: str, first: Val, result: Val) -> Val:
+        """What a layer gives, with its axes: those in front stay, and the last one is its own."""
+        if name in facts.RECURRENT and first.axes:
+            out = result.elements()[0]
+            return result.but(items=((0, settled(out, (*first.axes[:-1], ""))), *(result.items or ())[1:]))
+        if not result.is_tensorish:
+            return result
+        layer = _inner(layer)
+        last = _last(layer)
+        short = str(last.ref[0]).rsplit(".", 1)[-1] if isinstance(last.ref, tuple) else ""
+        kept = all(_short(part) in _KEEPS_RANK for part in (layer.elements() if layer.items else (layer,)))
+        if kept and short in ("Linear", "LazyLinear"):
+            return settled(result, (*fed(first)[:-1], "1" if "to_one" in last.tags else ""))
+        if kept and not layer.items:
+            return settled(result, first.axes)
+        if short in ("Linear", "LazyLinear"):
+            return result.but(axes=(f"*@{self.interpreter.order_of(node)}", "1" if "to_one" in last.tags else ""))
+        known = result.rank is not None or result.axes is not None
+        return result if known else result.but(axes=(f"*@{self.interpreter.order_of(node)}", ""))
 
     def layer_result(self, node: cst.Call, layer: Val, name: str, first: Val, kwargs: dict[str, Val]) -> Val:
         """What a layer gives, by its kind."""
@@ -350,6 +387,43 @@ def _habits(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozens
     if name in facts.BATCH_NORM:
         found |= {"batch_mixed"}
     return found | ({"dropped"} if drops(name, args, kwargs) else EMPTY)
+
+
+def _outputs(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozenset[str]:
+    """`to_one` for a linear layer with one output."""
+    place = {"torch.nn.Linear": 1, "torch.nn.LazyLinear": 0}.get(name)
+    if place is None:
+        return EMPTY
+    size = kwargs.get("out_features", args[place] if len(args) > place else UNKNOWN).const
+    return frozenset({"to_one"}) if size == 1 and size is not NOTHING else EMPTY
+
+
+def one_of(iterated: Val) -> Val:
+    """What one round of a loop may see; a collection of layers stands for each in it, and it is unknown for which."""
+    if _short(iterated) in _COLLECTIONS:
+        return iterated.but(ref=(iterated.ref[0], None))
+    return join_all(iterated.elements()) if iterated.items else UNKNOWN
+
+
+def _short(layer: Val) -> str:
+    return str(layer.ref[0]).rsplit(".", 1)[-1] if layer.kind == "layer" and isinstance(layer.ref, tuple) else ""
+
+
+def _inner(layer: Val) -> Val:
+    """A layer, or what all layers of a collection have in common."""
+    if _short(layer) not in _COLLECTIONS or not layer.items:
+        return layer
+    held = layer.elements()[0]
+    inner = join_all(held.elements()) if held.items else layer
+    return inner if inner.kind == "layer" else layer
+
+
+def _last(layer: Val) -> Val:
+    """The layer of a Sequential that says how many outputs there are: the last one that is no activation."""
+    while layer.items and layer.kind == "layer" and "either" not in layer.tags and _short(layer) == "Sequential":
+        parts = layer.elements()
+        layer = next((part for part in reversed(parts) if _short(part) not in _ACTIVATIONS), parts[-1])
+    return layer
 
 
 def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
