@@ -9,6 +9,7 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.axes import ends_in_one, gap, named_axes
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints
 from esper_audit.semantics.compilation import (
     EagerCore,
@@ -99,10 +100,12 @@ __all__ = [
     "direct_forward_calls",
     "dotted",
     "eager_cores",
+    "ends_in_one",
     "find",
     "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
+    "gap",
     "gradient_free_block",
     "head_name",
     "head_size",
@@ -115,6 +118,7 @@ __all__ = [
     "literal_string",
     "lost_writes",
     "masked_logits",
+    "named_axes",
     "on_the_way_to_actions",
     "other_constant",
     "plain_containers",

@@ -187,3 +187,12 @@ def broadcast(left: Axes | None, right: Axes | None) -> Axes | None:
         b if is_one(a) or not a else a if is_one(b) or a == b or not b else ""
         for a, b in zip(longest, aligned, strict=True)
     )
+
+
+_SHOWN = {"B": "batch", "T": "time", "L": "layers", "": "...", "-1": "...", "T1": "1", "B1": "1", "many": "list"}
+
+
+def named_axes(axes: Axes | None) -> str:
+    """Axes in words: `[time x batch, ...]`."""
+    words = [" x ".join(_SHOWN.get(part, "...") for part in (axis or "").split(".")) for axis in axes or ()]
+    return f"`[{', '.join(words)}]`"

@@ -297,10 +297,9 @@ class Interpreter:
 def _declared_axes(function: Function, name: str, rank: int | None, role: str) -> Axes | None:
     """The axes of a parameter: as stated, or those of a tensor about which nothing is."""
     stated = function.stated_axes.get(name)
-    if stated is not None and (rank is None or len(stated) == rank):
-        return stated
-    if rank is not None:
-        return ("",) * rank
+    axes = stated if stated is not None and (rank is None or len(stated) == rank) else ("",) * (rank or 0)
+    if axes or rank is not None:  # an axis without a name is known by its place, but for the last, of features
+        return tuple(axis or (f"{name}#{at}" if at < len(axes) - 1 else "") for at, axis in enumerate(axes))
     return (f"*{name}", "") if role else None
 
 

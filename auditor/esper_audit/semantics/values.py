@@ -12,7 +12,7 @@ from typing import Any
 
 import libcst as cst
 
-from esper_audit.semantics.axes import Axes
+from esper_audit.semantics.axes import Axes, is_open
 
 EMPTY: frozenset[Any] = frozenset()
 _BY_REFERENCE = frozenset(
@@ -201,7 +201,11 @@ def join(left: Val, right: Val) -> Val:
     for known, other in ((left, right), (right, left)):
         if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
             # The container is still a possibility, but no rank of what it holds is certain any more.
-            held = map_tensors(known, lambda item: item.but(rank=None, axes=None, tags=item.tags | {"optional"}))
+            state = "hidden" in known.roles | other.roles
+            held = map_tensors(
+                known,
+                lambda item: item.but(rank=None, axes=item.axes if state else None, tags=item.tags | {"optional"}),
+            )
             return held.but(
                 roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags
             )
@@ -231,8 +235,18 @@ def join(left: Val, right: Val) -> Val:
         masked=left.masked | right.masked,
         steps=_all_steps(left.steps, right.steps),
         home=left.home | right.home,
-        axes=left.axes if left.axes == right.axes else None,
+        axes=_joined_axes(left, right),
     )
+
+
+def _joined_axes(left: Val, right: Val) -> Axes | None:
+    """The axes that two values have in common; of a hidden state and a fresh one, those of the one that has some."""
+    if left.axes == right.axes:
+        return left.axes
+    if "hidden" in left.roles | right.roles and left.kind != "number":
+        known = [axes for axes in (left.axes, right.axes) if axes is not None and not is_open(axes)]
+        return known[0] if len(known) == 1 else None
+    return None
 
 
 MAX_STEPS = 24  # what goes through more is not followed

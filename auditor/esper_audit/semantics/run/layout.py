@@ -39,7 +39,8 @@ class Layout(Scope):
         if result.kind == "number" and name == "size" and args:
             return sized(result, size_of(value.axes, args[0].const))
         if result.kind == "shape":
-            return result.but(axes=value.axes)
+            owner = node.func.value if isinstance(node.func, cst.Attribute) else None
+            return result.but(axes=value.axes, ref=owner.value if isinstance(owner, cst.Name) else None)
         if not result.is_tensorish:
             return result
         return settled(result, self.new_axes(node, value, name, args, kwargs))
@@ -98,20 +99,25 @@ class Layout(Scope):
         """The axes after `view` and its kin; recorded where elements change from one axis to another."""
         if name == "unflatten":
             at = ax.place(value.axes, args[0].const if args else None)
-            sizes = self.size_axes(node, args[1:], kwargs, skip=1)
+            sizes = self.size_axes(node, args[1:], kwargs, skip=1, source=value.axes)
             if at is None or sizes is None or value.axes is None:
                 return None
             sizes = (*value.axes[:at], *sizes, *value.axes[at + 1 :])
         else:
-            given = self.size_axes(node, args, kwargs)
+            given = self.size_axes(node, args, kwargs, source=value.axes)
             if given is None:
                 return None
             sizes = given
+        # `view(B, T, N, -1)`: the second count is of something else
+        sizes = tuple("" if each in ("B", "T") and each in sizes[:at] else each for at, each in enumerate(sizes))
         if ax.reorders(value.axes, sizes):
             self.record("reorder", node, target=value, other=Val("shape", axes=sizes))
+            return ("",) * len(sizes)
         return ax.viewed(value.axes, sizes)
 
-    def size_axes(self, node: cst.Call, args: tuple[Val, ...], kwargs: dict[str, Val], skip: int = 0) -> Axes | None:
+    def size_axes(
+        self, node: cst.Call, args: tuple[Val, ...], kwargs: dict[str, Val], skip: int = 0, source: Axes | None = None
+    ) -> Axes | None:
         """The labels of sizes that are given one by one, as a tuple, or as the shape of another tensor."""
         given = kwargs.get("size", kwargs.get("shape"))
         values: Sequence[Val] = (given,) if given is not None else args
@@ -132,8 +138,8 @@ class Layout(Scope):
         if any(value.kind not in ("number", "unknown") for value in values):
             return None
         if len(expressions) != len(values):
-            return tuple(_size_label(value, None) for value in values)
-        return tuple(_size_label(value, shown) for value, shown in zip(values, expressions, strict=True))
+            return tuple(_size_label(value, None, source) for value in values)
+        return tuple(_size_label(value, shown, source) for value, shown in zip(values, expressions, strict=True))
 
     def index_axes(self, value: Val, node: cst.Subscript, keys: list[Val]) -> Axes | None:
         """The axes of a tensor under its subscripts."""
@@ -238,10 +244,12 @@ def product(left: Val, right: Val) -> str:
     return "&".join(sorted(labels)) if all(labels) else ""
 
 
-def _size_label(value: Val, shown: cst.BaseExpression | None) -> str:
+def _size_label(value: Val, shown: cst.BaseExpression | None, source: Axes | None) -> str:
+    """The label of a size: as it was read off a tensor, or as it is called where that fits what it is applied to."""
     if isinstance(value.const, int):
         return {1: "1", -1: "-1"}.get(value.const, "")
-    return label_of(value) or (ax.label(dotted(shown).rpartition(".")[2]) if shown is not None else "")
+    read, name = label_of(value), ax.label(dotted(shown).rpartition(".")[2]) if shown is not None else ""
+    return name if name and source is not None and read not in ax.apart(source) else read or name
 
 
 def _squeezed(axes: Axes | None, axis: object) -> Axes | None:

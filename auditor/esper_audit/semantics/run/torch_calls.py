@@ -340,15 +340,18 @@ class TorchCalls(Containers):
         if name in facts.RECURRENT and first.axes:
             out = result.elements()[0]
             return result.but(items=((0, settled(out, (*first.axes[:-1], ""))), *(result.items or ())[1:]))
+        if name in facts.CELLS:
+            axes = (*first.axes[:-1], "") if first.axes and not ax.is_open(first.axes) else None
+            return map_tensors(result, lambda state: settled(state, axes))
         if not result.is_tensorish:
             return result
         layer = _inner(layer)
         last = _last(layer)
         short = str(last.ref[0]).rsplit(".", 1)[-1] if isinstance(last.ref, tuple) else ""
         kept = all(_short(part) in _KEEPS_RANK for part in (layer.elements() if layer.items else (layer,)))
-        if kept and short in ("Linear", "LazyLinear"):
+        if kept and (layer.items or short in ("Linear", "LazyLinear")):
             return settled(result, (*fed(first)[:-1], "1" if "to_one" in last.tags else ""))
-        if kept and not layer.items:
+        if kept:
             return settled(result, first.axes)
         if short in ("Linear", "LazyLinear"):
             return result.but(axes=(f"*@{self.interpreter.order_of(node)}", "1" if "to_one" in last.tags else ""))
