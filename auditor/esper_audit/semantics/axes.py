@@ -145,6 +145,8 @@ def reorders(axes: Axes | None, sizes: Axes) -> bool:
     if axes is None or is_open(axes):
         return False
     before, after = apart(axes), apart(tuple("" if "&" in size else size for size in sizes))
+    if any(side.count(axis) > 1 for side in (before, after) for axis in ("B", "T", "L")):
+        return False  # one of them is called so, and something else
     if before[:1] and after[:1] and before[0] in _LEADING and after[0] in ("B", "T") and after[0] != before[0]:
         return after[0] in before[1:] or before[1:2] == ["many"]
     common = [axis for axis in before if axis in ("B", "T", "L") and axis in after]

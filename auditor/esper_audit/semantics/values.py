@@ -201,11 +201,9 @@ def join(left: Val, right: Val) -> Val:
     for known, other in ((left, right), (right, left)):
         if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
             # The container is still a possibility, but no rank of what it holds is certain any more.
-            state = "hidden" in known.roles | other.roles
-            held = map_tensors(
-                known,
-                lambda item: item.but(rank=None, axes=item.axes if state else None, tags=item.tags | {"optional"}),
-            )
+            held = map_tensors(known, _maybe)
+            if "hidden" not in known.roles | other.roles:
+                held = map_tensors(held, lambda item: item.but(axes=None))
             return held.but(
                 roles=known.roles | other.roles, origins=known.origins | other.origins, tags=known.tags | other.tags
             )
@@ -237,6 +235,10 @@ def join(left: Val, right: Val) -> Val:
         home=left.home | right.home,
         axes=_joined_axes(left, right),
     )
+
+
+def _maybe(item: Val) -> Val:
+    return item.but(rank=None, tags=item.tags | {"optional"})
 
 
 def _joined_axes(left: Val, right: Val) -> Axes | None:

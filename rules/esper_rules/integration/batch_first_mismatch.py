@@ -99,11 +99,7 @@ class BatchFirstMismatch(Rule):
                 if _is_swapped(given, call, batch_first=batch_first):
                     seen.add(event.node)
                     order = "batch first" if batch_first else "time first"
-                    yield Hit.at(
-                        event,
-                        f"`{net.module.code(event.node.func) if event.module is net.module else 'the layer'}` "
-                        f"reads {order}, and gets {named_axes(given.axes)}",
-                    )
+                    yield Hit.at(event, f"the layer reads {order}, and gets {named_axes(given.axes)}")
 
     VALID = (
         # in the right order, transposed, of one step, of a cell, or of unknown order
@@ -134,7 +130,8 @@ class BatchFirstMismatch(Rule):
                 self,
                 x,  # [N, dim]
             ):
-                return self.gru(x), self.rnn(x.unsqueeze(1)), self.gru(input=x.unsqueeze(0))
+                image = x[:, None, None]
+                return self.gru(x), self.rnn(x.unsqueeze(1)), self.gru(input=x.unsqueeze(0)), self.gru(image)
         """,
         """
         from torch import nn
@@ -202,6 +199,12 @@ class BatchFirstMismatch(Rule):
 
             def evaluate(self, x, actions):
                 return self.core(torch.relu(x), self.init_hidden(x.shape[1]))  # <- ESP517
+
+            def get_value(
+                self,
+                x,  # [one_size, other_size, 4]
+            ):
+                return self.rnn(x, torch.zeros(1, len(x), 8))[0]  # <- ESP517
         """,
         Case(
             {

@@ -159,6 +159,10 @@ class ReshapeForTranspose(Rule):
                 out, _ = self.rnn(obs.permute(1, 0, 2), hidden)
                 return torch.reshape(out, (B, T, -1)), self._features(obs, B, T)  # <- ESP522
 
+            def get_value(self, obs):
+                B, T, _ = obs.shape
+                return self._features(obs, B, T).mean(-1)
+
             def evaluate(
                 self,
                 obs,  # [time, batch, dim]
