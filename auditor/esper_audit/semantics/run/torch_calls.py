@@ -346,17 +346,20 @@ class TorchCalls(Containers):
         if not result.is_tensorish:
             return result
         layer = _inner(layer)
-        last = _last(layer)
+        last = last_sized(layer)
         short = str(last.ref[0]).rsplit(".", 1)[-1] if isinstance(last.ref, tuple) else ""
         kept = all(_short(part) in _KEEPS_RANK for part in (layer.elements() if layer.items else (layer,)))
         if kept and (layer.items or short in ("Linear", "LazyLinear")):
             return settled(result, (*fed(first)[:-1], "1" if "to_one" in last.tags else ""))
         if kept:
             return settled(result, first.axes)
-        if short in ("Linear", "LazyLinear"):
-            return result.but(axes=(f"*@{self.interpreter.order_of(node)}", "1" if "to_one" in last.tags else ""))
-        known = result.rank is not None or result.axes is not None
-        return result if known else result.but(axes=(f"*@{self.interpreter.order_of(node)}", ""))
+        if result.rank is not None or (result.axes is not None and short not in ("Linear", "LazyLinear")):
+            return result
+        # What the layer does to the axes in front is unknown, and the same for other encoders of the same tensor.
+        came = (
+            "_".join(axis.strip("*~") for axis in first.axes) if first.axes else f"@{self.interpreter.order_of(node)}"
+        )
+        return result.but(axes=(f"*{came}~", "1" if "to_one" in last.tags else ""))
 
     def layer_result(self, node: cst.Call, layer: Val, name: str, first: Val, kwargs: dict[str, Val]) -> Val:
         """What a layer gives, by its kind."""
@@ -421,7 +424,7 @@ def _inner(layer: Val) -> Val:
     return inner if inner.kind == "layer" else layer
 
 
-def _last(layer: Val) -> Val:
+def last_sized(layer: Val) -> Val:
     """The layer of a Sequential that says how many outputs there are: the last one that is no activation."""
     while layer.items and layer.kind == "layer" and "either" not in layer.tags and _short(layer) == "Sequential":
         parts = layer.elements()
