@@ -16,6 +16,7 @@ from esper_audit.semantics.values import (
     UNKNOWN,
     Made,
     MaskMark,
+    Step,
     Val,
     constant,
     constant_key,
@@ -214,6 +215,8 @@ class Tensors(Layout):
                 rank = value.rank if value.axes[at] in ("B", "T") else rank  # of size 1 by accident only
             if not args and not kwargs and "rank_test" not in self.contexts:
                 value = stepped(value, "squeeze", node, self.function)
+                if not value.steps and "log_prob" in value.roles and not value.origins:
+                    value = value.but(steps=frozenset({Step("squeeze", node, self.function)}))  # made here, of whatever
         elif name in ("reshape", "view", "expand", "repeat", "tile"):
             rank = self.size_rank(args, kwargs.get("shape", kwargs.get("size")))
             value = unsqueezed(value)
@@ -312,7 +315,7 @@ class Tensors(Layout):
             if "logp" in value.tags:
                 self.record("dist", node, name="gather", target=value)
             roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
-            return tensor(value.rank, tags=keep).but(roles=roles)
+            return tensor(value.rank, tags=keep, steps=value.steps).but(roles=roles)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
         if name == "nan_to_num":
@@ -386,7 +389,7 @@ class Tensors(Layout):
         dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
         if name == "mean" and dim == 0 and value.rank != 1:
             tags = tags | {"batch_mean"}
-        return tensor(rank, tags=tags, steps=unsqueezed(value).steps).but(roles=frozenset(roles))
+        return tensor(rank, tags=tags, steps=(value if has_dim else unsqueezed(value)).steps).but(roles=frozenset(roles))
 
 
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:
