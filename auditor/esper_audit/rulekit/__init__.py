@@ -33,7 +33,16 @@ from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_
 from esper_audit.semantics.outputs import Output, outputs
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
-from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.roles import (
+    ACT,
+    EVALUATE,
+    FORWARD,
+    INITIAL_STATE,
+    OTHER,
+    VALUE_METHOD,
+    names_episode_ends,
+    tensor_role,
+)
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
 from esper_audit.semantics.time_loops import TimeLoop, time_loops
@@ -121,6 +130,7 @@ __all__ = [
     "lost_writes",
     "masked_logits",
     "named_axes",
+    "names_episode_ends",
     "on_the_way_to_actions",
     "other_constant",
     "outputs",

@@ -33,6 +33,7 @@ from esper_audit.semantics.values import (
     bounded,
     constant_key,
     join_all,
+    map_tensors,
     sequence,
     tensor,
     with_role,
@@ -199,6 +200,8 @@ class Interpreter:
             value = settled(value.but(rank=rank), _declared_axes(function, param.name, rank, role))
         elif value.kind == "number":
             value = named_size(value, param.name)
+        came = frozenset({param.name})
+        value = map_tensors(value, lambda each: each.but(tags=each.tags | {"alias"}, origins=came))
         value = value.but(tags=value.tags | {"declared"})  # the caller may still pass None
         if value.kind == "dict":
             value = value.but(ref=("each", param.name))

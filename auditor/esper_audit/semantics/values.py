@@ -29,8 +29,8 @@ class _Nothing:
 # output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid; `times_mask` are logits that were
 # multiplied by a mask, and what a softmax makes of them; `p_times_mask` are probabilities that were, not renormalised;
 # `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode; `to_one`
-# is a layer with one output.
-CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed", "to_one"})
+# is a layer with one output; `alias` shares its memory with what a caller handed in.
+CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed", "to_one", "alias"})
 
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 

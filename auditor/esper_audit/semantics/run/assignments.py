@@ -103,6 +103,8 @@ class Assignments(Conditions):
         keys = self.subscripts(target)
         name = target.value.value if isinstance(target.value, cst.Name) else ""
         mask = next((key for key in keys if "mask" in key.roles), None)
+        if container.is_tensorish and statement is not None:
+            self.record("write", statement, target=container, value=value, args=tuple(keys))
         if container.kind in ("tensor", "unknown") and mask is not None:
             masked = self.masking(
                 statement or target, container, mask, value, "index assignment", fills_true=true_means_true(mask)

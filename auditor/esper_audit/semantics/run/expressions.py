@@ -201,6 +201,9 @@ class Expressions(Assignments):
                 else:
                     home = EMPTY  # it may be a number
                 rank, made = None, EMPTY
+                value = value.but(tags=value.tags - {"alias"})
+        if "rows" in value.tags and _takes_first(node):
+            value = value.but(tags=value.tags - {"rows"} | {"first_row"})  # of those that `nonzero` found
         result = value.but(rank=rank, made=made, home=home, tags=value.tags - {"rank_guarded"}, ref=None)
         return settled(result, self.index_axes(value, node, keys))
 
@@ -233,6 +236,7 @@ class Expressions(Assignments):
                 if "ones" in ones.tags and factor.kind == "number" and constant_key(factor) is not None:
                     return ones.but(const=factor.const, tags=factor.tags & {"finfo_min"}, made=EMPTY)
         self.meet(node, left, right)
+        left, right = (side.but(tags=side.tags - {"alias"}) for side in (left, right))
         home = left.home | right.home if all(side.home or side.kind == "number" for side in (left, right)) else EMPTY
         result = self.arithmetic(operator, left, right, node)
         if comes_from_outside(left) or comes_from_outside(right):
@@ -399,6 +403,7 @@ class Expressions(Assignments):
     def unary(self, node: cst.UnaryOperation) -> Val:
         """`-x`, `~x` and `not x`."""
         value = self.eval(node.expression)
+        value = value.but(tags=value.tags - {"alias"})
         operator = node.operator
         if isinstance(operator, cst.Minus):
             if isinstance(value.const, (int, float)) and not isinstance(value.const, bool):
@@ -592,6 +597,15 @@ _HANDLERS: dict[type, Callable[..., Val]] = {
     cst.NamedExpr: Expressions.named,
     cst.Await: Expressions.await_,
 }
+
+
+def _takes_first(node: cst.Subscript) -> bool:
+    """Whether `[0]` or `[:1]` is taken of something."""
+    piece = node.slice[0].slice
+    if isinstance(piece, cst.Index):
+        return isinstance(piece.value, cst.Integer) and piece.value.value == "0"
+    upper = piece.upper if isinstance(piece, cst.Slice) and piece.lower is None else None
+    return isinstance(upper, cst.Integer) and upper.value == "1"
 
 
 def _kept(left: Val, right: Val) -> frozenset[str]:

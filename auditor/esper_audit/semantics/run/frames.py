@@ -28,7 +28,8 @@ class Event:
     """Something a rule may ask about.
 
     `kind` is call, mask, mask_product, logits, dist, return, lift, rank_check, size_check, product, divide, centre
-    (less the mean of its batch), invert, store, kept, meet or unreachable.
+    (less the mean of its batch), invert, store, kept, meet, reorder (by a view), write (into a tensor, under subscripts
+    or by `+=`) or unreachable.
     """
 
     kind: str

@@ -50,6 +50,8 @@ class Tensors(Layout):
     ) -> Val:
         """A method of a tensor, or the function of torch of the same name, with the axes of what it gives."""
         result = self.method_value(node, value, name, args, kwargs)
+        if "alias" in result.tags and name not in facts.VIEWS and not name.endswith("_"):
+            result = result.but(tags=result.tags - {"alias"})
         return self.laid_out(node, value, name, args, kwargs, result=result)
 
     def method_value(
@@ -311,6 +313,8 @@ class Tensors(Layout):
             return tensor(value.rank, dtype="bool")
         if name in facts.REDUCTIONS:
             return self.reduced(value, name, args, kwargs, keep)
+        if name == "nonzero" and value.kind == "tensor" and not args and not kwargs:
+            return tensor(2, dtype="int64", tags=keep | {"rows"}, origins=value.origins)
         if name == "gather":
             if "logp" in value.tags:
                 self.record("dist", node, name="gather", target=value)
@@ -389,7 +393,9 @@ class Tensors(Layout):
         dim = kwargs.get("dim", kwargs.get("axis", args[0] if args else UNKNOWN)).const
         if name == "mean" and dim == 0 and value.rank != 1:
             tags = tags | {"batch_mean"}
-        return tensor(rank, tags=tags, steps=(value if has_dim else unsqueezed(value)).steps).but(roles=frozenset(roles))
+        return tensor(rank, tags=tags, steps=(value if has_dim else unsqueezed(value)).steps).but(
+            roles=frozenset(roles)
+        )
 
 
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:

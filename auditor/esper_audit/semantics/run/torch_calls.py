@@ -228,7 +228,10 @@ class TorchCalls(Containers):
                 if short != "stack"
                 else None
             )
-            tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
+            tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {
+                "optional",
+                "alias",
+            }
             if short == "stack" and "part" in tags and all(key is not None for key, _ in first.items or ()):
                 axis = (args[1] if len(args) > 1 else kwargs.get("dim", constant(0))).const
                 tags = tags - {"part"} | {f"parts:{axis}"}
