@@ -22,7 +22,7 @@ from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
-from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states, pinned_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
@@ -134,6 +134,7 @@ __all__ = [
     "on_the_way_to_actions",
     "other_constant",
     "outputs",
+    "pinned_states",
     "plain_containers",
     "tensor_role",
     "time_loops",

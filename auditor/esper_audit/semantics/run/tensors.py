@@ -65,7 +65,7 @@ class Tensors(Layout):
         """What a method of a tensor gives, but for its axes."""
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
-        if "of_layer" in value.tags:
+        if "of_layer" in value.tags and name not in facts.NEW_FACTORIES:
             return UNKNOWN
         if name in facts.MEETINGS:
             self.meet(node, value, *args, *kwargs.values())
@@ -84,7 +84,10 @@ class Tensors(Layout):
             tags = value.tags | {"on_cpu"} if name == "cpu" else value.tags - {"on_cpu"}
             return value.but(tags=tags, made=_placed(value.made), home=_placed(value.home))
         if name in facts.NEW_FACTORIES:
-            return tensor(self.size_rank(args, kwargs.get("size")))
+            asked = kwargs["dtype"].const if "dtype" in kwargs else None
+            on_cpu = {"on_cpu"} if kwargs.get("device", UNKNOWN).const == "cpu" else EMPTY
+            dtype = asked if isinstance(asked, str) else None
+            return tensor(self.size_rank(args, kwargs.get("size")), dtype=dtype, tags=frozenset(on_cpu))
         if name == "clone" and "inference_mode" not in self.contexts:
             return value.but(tags=value.tags - GRADIENT_FREE)
         if name in (

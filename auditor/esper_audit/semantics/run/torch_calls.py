@@ -157,7 +157,9 @@ class TorchCalls(Containers):
             if dtype is None
             else None,
             const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
-            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]},
+            tags=fill.tags & {"finfo_min"}
+            | {name.rsplit(".", 1)[1]}
+            | ({"on_cpu"} if device is not None and device.const == "cpu" else EMPTY),
             made=frozenset({made}),
             home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
         )
