@@ -30,7 +30,7 @@ from esper_audit.semantics.masking import MaskStep, masked_logits, true_is_valid
 from esper_audit.semantics.model import ClassModel, Function, ModuleModel
 from esper_audit.semantics.modes import on_the_way_to_actions
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
-from esper_audit.semantics.outputs import Output, outputs
+from esper_audit.semantics.returned_axes import Output, outputs
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.roles import (
