@@ -69,7 +69,7 @@ self.flat = nn.Flatten()
         ("x.flatten(0, 1)", 2),
         ("x.flatten(start_dim=-2)", 2),
         ("torch.flatten(x, 1)", 2),
-        ("x.unflatten(0, (2, 2))", None),
+        ("x.unflatten(0, (2, 2))", 4),
         ("x.expand(4, -1, -1, -1)", 4),
         ("x.repeat(1, 2, 1)", 3),
         ("x.transpose(0, 1)", 3),

@@ -9,6 +9,7 @@ from esper_audit.rulekit.masks import axis_of_lift, lifted_in, other_constant
 from esper_audit.rulekit.repair import Cut, Delete, Guard, Insert, InsertLines, Repair, Replace
 from esper_audit.rulekit.rule import Case, Hit, Note, Praise, Rule
 from esper_audit.rulekit.weights import like_the_weight
+from esper_audit.semantics.axes import ends_in_one, gap, named_axes
 from esper_audit.semantics.carried_states import CarriedState, carried_states
 from esper_audit.semantics.checkpoints import CompiledCheckpoint, compiled_checkpoints
 from esper_audit.semantics.compilation import (
@@ -27,7 +28,7 @@ from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
 from esper_audit.semantics.head_gains import HeadGain, head_gains
-from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states, pinned_states
 from esper_audit.semantics.host import Interruption, counters, host_reads, side_effects, tensor_branches
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.kept_results import KeptGraph, kept_graphs
@@ -57,7 +58,17 @@ from esper_audit.semantics.outputs import (
 from esper_audit.semantics.own_states import OwnState, own_states
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
-from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
+from esper_audit.semantics.returned_axes import Returned, returned
+from esper_audit.semantics.roles import (
+    ACT,
+    EVALUATE,
+    FORWARD,
+    INITIAL_STATE,
+    OTHER,
+    VALUE_METHOD,
+    names_episode_ends,
+    tensor_role,
+)
 from esper_audit.semantics.row_checks import RowCheck, row_checks, rows_say, somebody_cares
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import (
@@ -128,6 +139,7 @@ __all__ = [
     "Praise",
     "Repair",
     "Replace",
+    "Returned",
     "RowCheck",
     "Rule",
     "Scoring",
@@ -157,6 +169,7 @@ __all__ = [
     "direct_forward_calls",
     "dotted",
     "eager_cores",
+    "ends_in_one",
     "everything",
     "find",
     "first_round",
@@ -164,6 +177,7 @@ __all__ = [
     "forward_calls_on_parts",
     "fresh_hidden_states",
     "fused_writes",
+    "gap",
     "gate_bias_writes",
     "gradient_free_block",
     "has_layers",
@@ -184,13 +198,17 @@ __all__ = [
     "lost_writes",
     "masked_logits",
     "means_over_heads",
+    "named_axes",
+    "names_episode_ends",
     "names_start",
     "never_back_to_training",
     "on_the_way_to_actions",
     "optional_action",
     "other_constant",
     "own_states",
+    "pinned_states",
     "plain_containers",
+    "returned",
     "returns",
     "row_checks",
     "rows_say",

@@ -16,10 +16,12 @@ from typing import Any
 import libcst as cst
 
 from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.axes import Axes
 from esper_audit.semantics.depends import Atoms, as_parameter
 from esper_audit.semantics.model import ClassModel, Function, Models, ModuleModel
 from esper_audit.semantics.project import is_torch_module, written
 from esper_audit.semantics.run.frames import ClassFlow, Event, Frame
+from esper_audit.semantics.run.layout import named_size, settled
 from esper_audit.semantics.run.scope import entered
 from esper_audit.semantics.run.statements import Execution
 from esper_audit.semantics.shapes import documented_rank, jaxtyping, rank_in
@@ -32,6 +34,7 @@ from esper_audit.semantics.values import (
     bounded,
     constant_key,
     join_all,
+    map_tensors,
     sequence,
     tensor,
     with_role,
@@ -200,7 +203,11 @@ class Interpreter:
                 rank = rank_in(param.comment)
             if rank is None:
                 rank = documented_rank(function.stated_ranks, param.name)
-            value = value.but(rank=rank)
+            value = settled(value.but(rank=rank), _declared_axes(function, param.name, rank, role))
+        elif value.kind == "number":
+            value = named_size(value, param.name)
+        came = frozenset({param.name})
+        value = map_tensors(value, lambda each: each.but(tags=each.tags | {"alias"}, origins=came))
         value = value.but(tags=value.tags | {"declared"})  # the caller may still pass None
         if value.kind == "dict":
             value = value.but(ref=("each", param.name))
@@ -294,6 +301,15 @@ class Interpreter:
             if typed is not None:
                 return tensor(typed[0], dtype=typed[1], tags=frozenset({"jaxtyped"}))
         return UNKNOWN
+
+
+def _declared_axes(function: Function, name: str, rank: int | None, role: str) -> Axes | None:
+    """The axes of a parameter: as stated, or those of a tensor about which nothing is."""
+    stated = function.stated_axes.get(name)
+    axes = stated if stated is not None and (rank is None or len(stated) == rank) else ("",) * (rank or 0)
+    if axes or rank is not None:  # an axis without a name is known by its place, but for the last, of features
+        return tuple(axis or (f"{name}#{at}" if at < len(axes) - 1 else "") for at, axis in enumerate(axes))
+    return (f"*{name}", "") if role else None
 
 
 class _ModuleScope(Function):

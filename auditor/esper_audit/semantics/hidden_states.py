@@ -10,7 +10,8 @@ from pathlib import Path
 import libcst as cst
 
 from esper_audit.semantics import torch_facts as facts
-from esper_audit.semantics.network import HOT_ROLES, NetworkClass
+from esper_audit.semantics.flow import Event
+from esper_audit.semantics.network import HOT_ROLES, NetworkClass, once
 from esper_audit.semantics.project import written
 from esper_audit.semantics.roles import INITIAL_STATE, names_hidden_state
 from esper_audit.semantics.values import Made, Val
@@ -52,6 +53,28 @@ _GLOBAL_DEFAULTS = {
     "dtype": (b"set_default_dtype", b"set_default_tensor_type"),
     "device": (b"set_default_device", b"set_default_tensor_type"),
 }
+
+
+@once
+def pinned_states(net: NetworkClass) -> tuple[tuple[Event, str], ...]:
+    """Where a method returns a hidden state on the CPU, or in float32, whatever the network is: `device`, `dtype`.
+
+    Only where the code writes it down as a literal, and no caller in the project moves or casts what it gets.
+    """
+    found: dict[tuple[cst.CSTNode, str], Event] = {}
+    for frame in net.frames(INITIAL_STATE):
+        function = frame.function
+        event = next((event for event in reversed(frame.events) if event.kind == "return"), None)
+        for part in frame.result.flat() if event is not None and net.recurrent else ():
+            aspect = "device" if "on_cpu" in part.tags else "dtype" if _is_pinned(part) else ""
+            files = net.project.files_naming(function.name) or ()
+            if aspect and event is not None and not any(_moves_result(net, f, function.name, aspect) for f in files):
+                found.setdefault((event.node, aspect), event)
+    return tuple((event, aspect) for (_, aspect), event in found.items())
+
+
+def _is_pinned(part: Val) -> bool:
+    return part.dtype == "float32" and part.kind == "tensor" and not part.origins
 
 
 def _states(net: NetworkClass) -> Iterator[tuple[Val, str, str]]:

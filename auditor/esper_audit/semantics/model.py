@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 import libcst as cst
 
 from esper_audit.core.errors import SourceError
+from esper_audit.semantics.axes import Axes
 from esper_audit.semantics.project import FileIndex, Project, Symbol
-from esper_audit.semantics.shapes import documented_ranks
+from esper_audit.semantics.shapes import axes_in, documented_axes, documented_ranks
 from esper_audit.semantics.tree import Walk, dotted
 
 if TYPE_CHECKING:
@@ -105,6 +106,12 @@ class Function:
     def stated_ranks(self) -> dict[str, tuple[int, ...]]:
         """Ranks that the docstring states per parameter."""
         return documented_ranks(self.docstring)
+
+    @cached_property
+    def stated_axes(self) -> dict[str, Axes]:
+        """Axes that comments beside the parameters and the docstring state."""
+        beside = {param.name: axes for param in self.params if (axes := axes_in(param.comment)) is not None}
+        return {**documented_axes(self.docstring), **beside}
 
     @cached_property
     def decorators(self) -> tuple[str, ...]:

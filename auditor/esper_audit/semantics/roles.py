@@ -120,6 +120,17 @@ def names_other_mask(name: str) -> bool:
     return bool(_OTHER_MASK.search(name.lower()))
 
 
+_EPISODE_ENDS = re.compile(
+    r"(^|_)(dones?|starts?|firsts?|is_first|terminals?|terminat(ed|ions?)|truncat(ed|ions?)|resets?|finished|over)(_|$)"
+)
+_PLACES = re.compile(r"(^|_)(ids?|idxs?|ind(ex|exes|ices|s)?|rows?|envs?|positions?|at|steps?|time)$")
+
+
+def names_episode_ends(name: str) -> bool:
+    """Whether a name says that it tells for each environment if an episode begins or ends: a flag, and no list."""
+    return bool(_EPISODE_ENDS.search(name.lower())) and not _PLACES.search(name.lower())
+
+
 def is_inverted_mask(name: str) -> bool:
     """Whether a mask's name says that True means *invalid*."""
     return bool(

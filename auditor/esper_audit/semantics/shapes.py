@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from esper_audit.semantics.axes import Axes, labels
+
 # [batch, seq, dim]  (B, T, A)  [B x T x A]; at least one name, separated by commas or a lone x / × / *.
 _SHAPE = re.compile(r"[\[(]\s*([A-Za-z_*0-9.+\- /]+(?:\s*(?:,|x|×)\s*[A-Za-z_*0-9.+\- /]+)*)\s*,?\s*[\])]")
 _WORD_SHAPE = re.compile(r"(?:shape|size)s?\s*(?:is|of|:|=)?\s*`{0,2}" + _SHAPE.pattern, re.IGNORECASE)
@@ -50,16 +52,30 @@ def ranks_in(text: str) -> tuple[int, ...]:
     `# [batch, dim] or [batch, 1, dim]` gives `(2, 3)`: a caller that needs one rank takes it only when there is one.
     """
     ranks: list[int] = []
-    if "broadcast" in text.lower():
-        return ()  # then other ranks are welcome, too
-    matches = list(_WORD_SHAPE.finditer(text)) or [
-        match for match in _SHAPE.finditer(text) if not _is_remark(match.group(0)) and _looks_like_axes(match.group(1))
-    ]
-    for match in matches:
-        rank = _rank(match.group(1))
+    for shape in _shapes(text):
+        rank = _rank(shape)
         if rank is not None and rank not in ranks:
             ranks.append(rank)
     return tuple(ranks)
+
+
+def _shapes(text: str) -> list[str]:
+    """What stands between the brackets of each shape that the text states."""
+    if "broadcast" in text.lower():
+        return []  # then other ranks are welcome, too
+    matches = list(_WORD_SHAPE.finditer(text)) or [
+        match for match in _SHAPE.finditer(text) if not _is_remark(match.group(0)) and _looks_like_axes(match.group(1))
+    ]
+    return [match.group(1) for match in matches]
+
+
+@lru_cache(maxsize=4096)
+def axes_in(text: str) -> Axes | None:
+    """The axes of the one shape that the text states, or None when it states none or several."""
+    found = {tuple(axis.strip() for axis in re.split(r",|\s+x\s+|×", shape) if axis.strip()) for shape in _shapes(text)}
+    if len(found) != 1 or _rank(", ".join(names := next(iter(found)))) is None:
+        return None
+    return labels(list(names))
 
 
 def rank_in(text: str) -> int | None:
@@ -98,6 +114,23 @@ def jaxtyping(name: str, spec: str) -> tuple[int | None, str | None] | None:
 _PARAM_LINE = re.compile(
     r"^\s*(?::param(?:\s+\w+)?\s+)?(\*{0,2}[A-Za-z_]\w*(?:\s*,\s*\w+)*)\s*(?:\([^)]*\))?\s*:\s*(.*)$"
 )
+
+
+_SENTENCE = re.compile(r"`+(\w+)`+,?\s+(?:is|are|of shape|has shape|have shape|with shape)\s+`*([\[(][^\])]*[\])])")
+
+
+def documented_axes(docstring: str) -> dict[str, Axes]:
+    """Axes that a docstring states per parameter: `obs: [batch, seq, dim]`, or "`obs` is `[batch, dim]`"."""
+    stated: dict[str, Axes] = {}
+    for line in docstring.splitlines():
+        if re.match(r"\s*(Returns?|Yields?)\s*:?\s*$", line):
+            break
+        match = _PARAM_LINE.match(line)
+        names = match.group(1).split(",") if match else []
+        for name, text in (*((name, match.group(2)) for name in names if match), *_SENTENCE.findall(line)):
+            if (axes := axes_in(text)) is not None:
+                stated.setdefault(name.strip(), axes)
+    return stated
 
 
 def documented_ranks(docstring: str) -> dict[str, tuple[int, ...]]:

@@ -53,6 +53,11 @@ KEEPS_IDENTITY = frozenset(
     "zero_ normal_ uniform_ fill_ copy_ tile swapaxes movedim expand_dims broadcast_to unflatten".split()
 )
 DRAWN_IN_PLACE = frozenset({"normal_", "uniform_", "exponential_", "geometric_", "log_normal_", "cauchy_"})
+# Methods whose outcome shares its memory with the tensor, whatever that is.
+VIEWS = frozenset(
+    "detach view view_as unsqueeze squeeze transpose permute expand expand_as t swapaxes movedim unbind split chunk "
+    "requires_grad_ narrow select".split()
+)
 # What refuses operands on two devices. Indexing is not among them: indices may stay on the CPU.
 MEETINGS = frozenset(
     "add sub mul div add_ sub_ mul_ div_ true_divide maximum minimum matmul mm bmm eq ne lt le gt ge gather scatter "

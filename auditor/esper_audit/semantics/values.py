@@ -12,6 +12,8 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics.axes import Axes, is_open
+
 EMPTY: frozenset[Any] = frozenset()
 _BY_REFERENCE = frozenset(
     {"class", "func", "bound", "module", "ext", "dist", "instance", "pairs", "partial"}
@@ -27,8 +29,11 @@ class _Nothing:
 # output of a linear layer, any real numbers; `squashed` that of a softmax or sigmoid; `times_mask` are logits that were
 # multiplied by a mask, and what a softmax makes of them; `p_times_mask` are probabilities that were, not renormalised;
 # `dropped` went through dropout, and `batch_mixed` depends on statistics of the batch, both in training mode;
-# `expanded` is a view that holds one memory several times.
-CERTAIN = frozenset({"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed", "expanded"})
+# `expanded` is a view that holds one memory several times; `to_one` is a layer with one output; `alias` shares its
+# memory with what a caller handed in.
+CERTAIN = frozenset(
+    {"affine", "squashed", "times_mask", "p_times_mask", "dropped", "batch_mixed", "expanded", "to_one", "alias"}
+)
 
 NOTHING: Any = _Nothing()  # "no constant is known"; None is a constant
 
@@ -88,6 +93,7 @@ class Val:
     made: frozenset[Made] = EMPTY
     masked: frozenset[MaskMark] = EMPTY
     steps: frozenset[Step] = EMPTY  # none where it is unknown which layer it came from
+    axes: Axes | None = None  # which axis is which; of a shape, too
     home: frozenset[Made] = EMPTY  # factories of one dimension or more that it is the work of, and nothing else is
     deps: frozenset[str] = EMPTY  # where its numbers come from: see depends.py
 
@@ -199,7 +205,9 @@ def join(left: Val, right: Val) -> Val:
     for known, other in ((left, right), (right, left)):
         if known.kind in ("tuple", "list", "dict") and known.items and other.kind == "unknown":
             # The container is still a possibility, but no rank of what it holds is certain any more.
-            held = map_tensors(known, lambda item: item.but(rank=None, tags=item.tags | {"optional"}))
+            held = map_tensors(known, _maybe)
+            if "hidden" not in known.roles | other.roles:
+                held = map_tensors(held, lambda item: item.but(axes=None))
             return held.but(
                 roles=known.roles | other.roles,
                 origins=known.origins | other.origins,
@@ -238,7 +246,22 @@ def join(left: Val, right: Val) -> Val:
         steps=_all_steps(left.steps, right.steps),
         home=left.home | right.home,
         deps=deps,
+        axes=_joined_axes(left, right),
     )
+
+
+def _maybe(item: Val) -> Val:
+    return item.but(rank=None, tags=item.tags | {"optional"})
+
+
+def _joined_axes(left: Val, right: Val) -> Axes | None:
+    """The axes that two values have in common; of a hidden state and a fresh one, those of the one that has some."""
+    if left.axes == right.axes:
+        return left.axes
+    if "hidden" in left.roles | right.roles and left.kind != "number":
+        known = [axes for axes in (left.axes, right.axes) if axes is not None and not is_open(axes)]
+        return known[0] if len(known) == 1 else None
+    return None
 
 
 MAX_STEPS = 24  # what goes through more is not followed

@@ -17,6 +17,7 @@ from esper_audit.rulekit import (
     Severity,
     fresh_hidden_states,
     like_the_weight,
+    pinned_states,
 )
 from esper_audit.semantics.roles import INITIAL_STATE
 
@@ -25,7 +26,7 @@ class HiddenWithoutDevice(Rule):
     """
     ## What it does
     Reports a factory call whose tensor becomes the hidden state of a recurrent network and which is never moved to a
-    device: no `device=`, no `.to(...)`, no `.type_as(...)`.
+    device: no `device=`, no `.to(...)`, no `.type_as(...)`. Also one that is put on the CPU by name.
 
     ## Why it matters
     On the CPU nothing happens, so tests pass. On a GPU the first step without a stored state raises, often only on the
@@ -101,6 +102,11 @@ class HiddenWithoutDevice(Rule):
                 symbol=state.symbol,
                 repair=like_the_weight(net, state, "device"),
             )
+        for event, aspect in pinned_states(net):
+            if aspect == "device":
+                yield Hit.at(
+                    event, f"`{event.function.name}` puts the hidden state on the CPU, wherever the network is"
+                )
 
     def praise(self, net: NetworkClass, module: ModuleModel) -> Iterable[Praise]:
         """Initial states that are made where they are needed."""
@@ -153,6 +159,47 @@ class HiddenWithoutDevice(Rule):
         ),
     )
     INVALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, n)
+
+            def init_hidden(self, batch):
+                h = self.lstm.weight_hh_l0.new_zeros(1, batch, 8)
+                return h.to("cpu"), h.clone().cpu()  # <- ESP202
+
+            def init_state(self, batch):
+                h = torch.zeros(1, batch, 8, device="cpu", dtype=self.lstm.weight_hh_l0.dtype)
+                return h, h.clone()  # <- ESP202
+
+            def initial_state(self, batch):
+                return self.lstm.weight_hh_l0.new_zeros(1, batch, 8, device="cpu")  # <- ESP202
+
+            def forward(self, x, h):
+                return self.lstm(x, h)
+        """,
+        # nothing to say about the dtype of a state that nothing is known about
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.cell = nn.GRUCell(4, 8)
+
+            def init_hidden(self, x):
+                return x.new_zeros(8, dtype=torch.float32)
+
+            def forward(self, x, h=None):
+                if h is None:
+                    h = torch.zeros(x.size(0), 8, dtype=x.dtype)  # <- ESP202
+                return self.cell(x, h)
+        """,
         """
         import torch
         from torch import nn

@@ -15,6 +15,7 @@ from esper_audit.rulekit import (
     Severity,
     fresh_hidden_states,
     like_the_weight,
+    pinned_states,
 )
 
 
@@ -22,7 +23,8 @@ class HiddenWithoutDtype(Rule):
     """
     ## What it does
     Reports a factory call (`torch.zeros` and its kin) whose tensor becomes the hidden state of a recurrent network and
-    whose dtype is never given, neither in the call nor by a later `.to(...)`, `.type_as(...)` or cast.
+    whose dtype is never given, neither in the call nor by a later `.to(...)`, `.type_as(...)` or cast. Also, at `low`,
+    a method for initial states that writes float32 down: whoever converts the network has to know of it.
 
     ## Why it matters
     The state is float32 whatever the parameters are. A network in bfloat16, half or double then fails at its first step
@@ -108,6 +110,10 @@ class HiddenWithoutDtype(Rule):
                 symbol=state.symbol,
                 repair=like_the_weight(net, state, "dtype"),
             )
+        for event, aspect in pinned_states(net):
+            if aspect == "dtype":
+                told = f"`{event.function.name}` makes the hidden state in float32, whatever the parameters are"
+                yield Hit.at(event, told, severity=Severity.LOW)
 
     VALID = (
         """
@@ -164,6 +170,28 @@ class HiddenWithoutDtype(Rule):
         """,
     )
     INVALID = (
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gru = nn.GRU(4, n)
+
+            def initial_hidden(self, batch):
+                weight = self.gru.weight_hh_l0
+                return weight.new_zeros(1, batch, 8, dtype=torch.float32)  # <- ESP201
+
+            def init_state(self, batch, device):
+                return torch.zeros(1, batch, 8, dtype=torch.float32, device=device)  # <- ESP201
+
+            def zero_state(self, batch):
+                return self.gru.weight_hh_l0.new_zeros(1, batch, 8).cpu()
+
+            def forward(self, x, h):
+                return self.gru(x, h)
+        """,
         """
         from torch import nn, zeros
 

@@ -214,6 +214,23 @@ class BareSqueeze(Rule):
                 rows = x.unsqueeze(-1)
                 return torch.tanh(self.body(rows[:, 1:]).squeeze())  # <- ESP514
         """,
+        # a log-prob of logits from one of several layers, summed over them
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.heads = nn.ModuleDict({name: nn.Linear(4, size) for name, size in sizes.items()})
+
+            def evaluate(self, obs, actions):
+                log_probs = []
+                for name, head in self.heads.items():
+                    rows = head(obs).log_softmax(-1)
+                    log_probs.append(rows.gather(-1, actions[name].unsqueeze(-1)).squeeze())  # <- ESP514
+                return torch.stack(log_probs).sum(dim=0)
+        """,
         # handed back inside an object
         """
         from torch import nn

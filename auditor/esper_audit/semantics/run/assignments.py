@@ -5,13 +5,15 @@ from __future__ import annotations
 import libcst as cst
 
 from esper_audit.semantics import roles as role_names
+from esper_audit.semantics.axes import labels
 from esper_audit.semantics.depends import adding, cut, everything, part_of
 from esper_audit.semantics.run.conditions import Conditions
 from esper_audit.semantics.run.containers import is_collection, one_of, pattern_of, with_layer
 from esper_audit.semantics.run.frames import ClassFlow, PlainObject
+from esper_audit.semantics.run.layout import named_size, settled, size_of, sized
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import true_means_true
-from esper_audit.semantics.shapes import rank_in
+from esper_audit.semantics.shapes import axes_in, rank_in
 from esper_audit.semantics.values import (
     NOTHING,
     UNKNOWN,
@@ -37,6 +39,10 @@ class Assignments(Conditions):
                 value = with_role(value, role)
             if comment and value.is_tensorish and value.rank is None:
                 value = value.but(rank=rank_in(comment))
+            if comment and value.is_tensorish and value.axes is None:
+                value = settled(value, axes_in(comment))
+            if value.kind == "number":
+                value = named_size(value, name)
             if role == "logits" and value.masked and statement is not None:
                 self.record("logits", statement, target=value)  # what was masked turns out to be called logits
             self.env[name] = value
@@ -60,11 +66,15 @@ class Assignments(Conditions):
             elif known.is_tensorish:
                 # `b, t, a = x.shape` raises for any other rank
                 self.record("rank_check", statement, value=known)
-                self.env[value.ref] = known.but(rank=len(elements))
+                names = [e.value.value if isinstance(e.value, cst.Name) else "" for e in elements]
+                if known.axes is None or not any(known.axes) or known.axes[0].startswith("*"):
+                    known = known.but(axes=labels(names))
+                self.env[value.ref] = known = known.but(rank=len(elements))
+                value = value.but(axes=known.axes)
         for position, element in enumerate(elements):
             item = value.item(position) if not starred else None
-            if item is None and "record" in value.tags and value.items and not starred and position < len(value.items):
-                item = value.items[position][1]  # a NamedTuple
+            if item is None and "record" in value.tags and not starred:
+                item = _field(value, position)
             if item is None and value.kind == "list":
                 item = value.item(None)  # all elements are alike: what `split` and comprehensions give
             if item is None:
@@ -72,7 +82,7 @@ class Assignments(Conditions):
                     item = tensor(None, "hidden", origins=value.origins, tags=value.tags)
                     item = item.but(deps=part_of(value, position))
                 elif value.kind == "shape":
-                    item = Val("number")
+                    item = sized(Val("number"), size_of(value.axes, position) if not starred else "")
                 else:
                     item = Val("unknown", tags=value.tags & GRADIENT_FREE, origins=value.origins)
                     item = item.but(deps=everything(value) if starred else part_of(value, position))
@@ -100,6 +110,8 @@ class Assignments(Conditions):
             container = self.env[target.value.value] = adding(container, inner)
         name = target.value.value if isinstance(target.value, cst.Name) else ""
         mask = next((key for key in keys if "mask" in key.roles), None)
+        if container.is_tensorish and statement is not None:
+            self.record("write", statement, target=container, value=value, args=tuple(keys))
         if container.kind in ("tensor", "unknown") and mask is not None:
             masked = self.masking(
                 statement or target, container, mask, value, "index assignment", fills_true=true_means_true(mask)
@@ -133,3 +145,9 @@ class Assignments(Conditions):
         if iterated.kind == "pairs" and iterated.ref is not None:
             element = sequence("tuple", list(iterated.ref))
         self.assign(target, element, "", None)
+
+
+def _field(record: Val, position: int) -> Val | None:
+    """A field of a named tuple by its position."""
+    names = list(record.ref.model.annotated_fields) if isinstance(record.ref, PlainObject) else []
+    return record.item(names[position]) if position < len(names) else None

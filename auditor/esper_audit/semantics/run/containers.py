@@ -99,7 +99,7 @@ class Containers(Tensors):
         if name == "append" and args and isinstance(func, cst.Attribute) and isinstance(func.value, cst.Name):
             items = dict(owner.items or ())
             items[len(items)] = args[0]
-            self.env[func.value.value] = owner.but(items=tuple(items.items()))
+            self.env[func.value.value] = owner.but(items=tuple(items.items()), tags=owner.tags | {"grown"})
             return NONE
         return UNKNOWN
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics import axes as ax
 from esper_audit.semantics import roles as role_names
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import (
@@ -40,6 +41,7 @@ from esper_audit.semantics.run.heads import (
     sliced,
     takes_one,
 )
+from esper_audit.semantics.run.layout import product, settled, size_of, sized
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, HOST, comes_from_outside, is_data, true_means_true
 from esper_audit.semantics.tree import dotted, literal_number, literal_string
@@ -160,6 +162,7 @@ class Expressions(Assignments):
             return Val(
                 "shape",
                 rank=owner.rank,
+                axes=owner.axes,
                 ref=node.value.value if isinstance(node, cst.Attribute) and isinstance(node.value, cst.Name) else None,
             )
         if named := role_names.named_kind(name):
@@ -167,7 +170,9 @@ class Expressions(Assignments):
         if name in ("ndim", "is_cuda", "requires_grad", "itemsize"):
             return Val("number")
         if name in ("data", "mT", "T", "real"):
-            return owner if owner.kind == "tensor" else UNKNOWN
+            turned = name in ("mT", "T")
+            axes = ax.swapped(owner.axes, -2, -1) if turned else owner.axes
+            return owner.but(axes=axes) if owner.kind == "tensor" else UNKNOWN
         if kind == "layer":
             return Val("unknown", tags=frozenset({"of_layer"}), ref=(owner.ref, name))
         role = role_names.tensor_role(name)
@@ -296,7 +301,11 @@ class Expressions(Assignments):
                 else:
                     home = EMPTY  # it may be a number
                 rank, made = None, EMPTY
-        return value.but(rank=rank, made=made, home=home, tags=value.tags - {"rank_guarded"}, ref=None)
+                value = value.but(tags=value.tags - {"alias"})
+        if "rows" in value.tags and _takes_first(node):
+            value = value.but(tags=value.tags - {"rows"} | {"first_row"})  # of those that `nonzero` found
+        result = value.but(rank=rank, made=made, home=home, tags=value.tags - {"rank_guarded"}, ref=None)
+        return settled(result, self.index_axes(value, node, keys))
 
     def binary_node(self, node: cst.BinaryOperation) -> Val:
         """`left + right` and the like."""
@@ -310,7 +319,8 @@ class Expressions(Assignments):
             if value is not NotImplemented:
                 return constant(value)
             finfo = {"finfo_min"} if operator in ("Divide", "Multiply") else EMPTY
-            return Val("number", tags=(left.tags | right.tags) & (finfo | HOST))
+            number = Val("number", tags=(left.tags | right.tags) & (finfo | HOST))
+            return sized(number, product(left, right)) if operator == "Multiply" else number
         if (
             left.kind == "str"
             or right.kind == "str"
@@ -325,6 +335,7 @@ class Expressions(Assignments):
                 if "ones" in ones.tags and factor.kind == "number" and constant_key(factor) is not None:
                     return ones.but(const=factor.const, tags=factor.tags & {"finfo_min"}, made=EMPTY)
         self.meet(node, left, right)
+        left, right = (side.but(tags=side.tags - {"alias"}) for side in (left, right))
         home = left.home | right.home if all(side.home or side.kind == "number" for side in (left, right)) else EMPTY
         result = self.arithmetic(operator, left, right, node)
         read = (left.tags | right.tags) & HOST
@@ -334,6 +345,10 @@ class Expressions(Assignments):
             result = result.but(tags=result.tags | read)
         if comes_from_outside(left) or comes_from_outside(right):
             result = result.but(tags=result.tags | {"outside"})
+        if left.is_tensorish and right.is_tensorish:
+            result = settled(result, ax.broadcast(left.axes, right.axes))
+        else:
+            result = settled(result, left.axes or right.axes)
         return result if result.home == home else result.but(home=home)
 
     def arithmetic(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> Val:
@@ -500,6 +515,7 @@ class Expressions(Assignments):
     def unary(self, node: cst.UnaryOperation) -> Val:
         """`-x`, `~x` and `not x`."""
         value = self.eval(node.expression)
+        value = value.but(tags=value.tags - {"alias"})
         operator = node.operator
         if isinstance(operator, cst.Minus):
             if isinstance(value.const, (int, float)) and not isinstance(value.const, bool):
@@ -546,7 +562,7 @@ class Expressions(Assignments):
         if left.home or "tensor" in (left.kind, *(r.kind for r in rights)):
             home = left.home if all(r.home or r.kind == "number" for r in rights) else EMPTY
             outside = frozenset({"outside"}) if any(is_data(side) for side in (left, *rights)) else EMPTY
-            return tensor(left.rank, dtype="bool", home=home, tags=outside)
+            return settled(tensor(left.rank, dtype="bool", home=home, tags=outside), left.axes)
         return Val("bool")
 
     def boolean(self, node: cst.BooleanOperation) -> Val:
@@ -736,6 +752,15 @@ def _asks_identity(node: cst.Comparison) -> bool:
     )
 
 
+def _takes_first(node: cst.Subscript) -> bool:
+    """Whether `[0]` or `[:1]` is taken of something."""
+    piece = node.slice[0].slice
+    if isinstance(piece, cst.Index):
+        return isinstance(piece.value, cst.Integer) and piece.value.value == "0"
+    upper = piece.upper if isinstance(piece, cst.Slice) and piece.lower is None else None
+    return isinstance(upper, cst.Integer) and upper.value == "1"
+
+
 def _kept(left: Val, right: Val) -> frozenset[str]:
     """`kept` for a hidden state times something that no layer gave: episode ends clear it that way."""
     for state, factor in ((left, right), (right, left)):
@@ -765,13 +790,17 @@ def _averaged(operator: str, left: Val, right: Val) -> frozenset[str]:
 def _part_of_shape(shape: Val, node: cst.Subscript, keys: list[Val]) -> Val:
     """`x.shape[0]` is a number, `x.shape[:2]` and `x.shape[:-1]` are shapes of a known length."""
     if len(keys) != 1 or keys[0].kind != "slice":
-        return Val("number")
+        return sized(Val("number"), size_of(shape.axes, keys[0].const) if len(keys) == 1 else "")
     piece = node.slice[0].slice
     if not isinstance(piece, cst.Slice) or piece.lower is not None or piece.step is not None:
         return Val("shape")
     upper = piece.upper
     if isinstance(upper, cst.Integer):
-        return Val("shape", rank=int(literal_number(upper)))
+        length = int(literal_number(upper))
+        axes = shape.axes if shape.axes is not None and not ax.is_open(shape.axes) else None
+        return Val("shape", rank=length, axes=axes[:length] if axes is not None else None)
     if isinstance(upper, cst.UnaryOperation) and isinstance(upper.expression, cst.Integer) and shape.rank is not None:
-        return Val("shape", rank=max(shape.rank - int(literal_number(upper.expression)), 0))
+        length = max(shape.rank - int(literal_number(upper.expression)), 0)
+        axes = shape.axes if shape.axes is not None and not ax.is_open(shape.axes) else None
+        return Val("shape", rank=length, axes=axes[:length] if axes is not None else None)
     return Val("shape")

@@ -235,6 +235,8 @@ class Execution(Expressions):
         current = self.eval(node.target)
         value = self.eval(node.value)
         operator = type(node.operator).__name__.removesuffix("Assign")
+        if "alias" in current.tags and isinstance(node.target, cst.Name):
+            self.record("write", node, target=current, value=value, name=operator)
         result = self.binary(operator, current, value, node)
         self.assign(node.target, self.born(adding(result, everything(current) | everything(value))), "", node)
 

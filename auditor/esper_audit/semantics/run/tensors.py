@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import libcst as cst
 
+from esper_audit.semantics import axes as ax
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.run.frames import ClassFlow
-from esper_audit.semantics.run.scope import GRADIENT_FREE, Scope
+from esper_audit.semantics.run.layout import Layout
+from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.tree import dotted
 from esper_audit.semantics.values import (
     CERTAIN,
@@ -15,6 +17,7 @@ from esper_audit.semantics.values import (
     UNKNOWN,
     Made,
     MaskMark,
+    Step,
     Val,
     constant,
     constant_key,
@@ -40,7 +43,7 @@ RAW = frozenset({"raw_output", "raw_parameter"})  # may be any number, as traini
 EXP_RAW = frozenset({"exp_raw_output", "exp_raw_parameter"})
 
 
-class Tensors(Scope):
+class Tensors(Layout):
     """What methods and functions of tensors give: ranks, roles, masking."""
 
     def tensor_method(
@@ -51,7 +54,21 @@ class Tensors(Scope):
         args: tuple[Val, ...],
         kwargs: dict[str, Val],
     ) -> Val:
-        """A method of a tensor, or the function of torch of the same name."""
+        """A method of a tensor, or the function of torch of the same name, with the axes of what it gives."""
+        result = self.method_value(node, value, name, args, kwargs)
+        if "alias" in result.tags and name not in facts.VIEWS and not name.endswith("_"):
+            result = result.but(tags=result.tags - {"alias"})
+        return self.laid_out(node, value, name, args, kwargs, result=result)
+
+    def method_value(
+        self,
+        node: cst.Call,
+        value: Val,
+        name: str,
+        args: tuple[Val, ...],
+        kwargs: dict[str, Val],
+    ) -> Val:
+        """What a method of a tensor gives, but for its axes."""
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
         if "of_layer" in value.tags and name not in facts.NEW_FACTORIES:
@@ -89,7 +106,10 @@ class Tensors(Scope):
             tags = value.tags | {"on_cpu"} if name == "cpu" else value.tags - {"on_cpu"}
             return value.but(tags=tags, made=_placed(value.made), home=_placed(value.home))
         if name in facts.NEW_FACTORIES:
-            return tensor(self.size_rank(args, kwargs.get("size")))
+            asked = kwargs["dtype"].const if "dtype" in kwargs else None
+            on_cpu = {"on_cpu"} if kwargs.get("device", UNKNOWN).const == "cpu" else EMPTY
+            dtype = asked if isinstance(asked, str) else None
+            return tensor(self.size_rank(args, kwargs.get("size")), dtype=dtype, tags=frozenset(on_cpu))
         if name == "clone" and "inference_mode" not in self.contexts:
             return value.but(tags=value.tags - GRADIENT_FREE)
         if name in (
@@ -226,8 +246,13 @@ class Tensors(Scope):
             rank = rank + 1 if rank is not None else None
         elif name == "squeeze":
             rank = rank - 1 if rank is not None and (args or kwargs) else None
+            axis = kwargs.get("dim", args[0] if args else UNKNOWN).const
+            if (at := ax.place(value.axes, axis)) is not None and value.axes and ax.ends_in_one(value.axes):
+                rank = value.rank if value.axes[at] in ("B", "T") else rank  # of size 1 by accident only
             if not args and not kwargs and "rank_test" not in self.contexts:
                 value = stepped(value, "squeeze", node, self.function)
+                if not value.steps and "log_prob" in value.roles and not value.origins:
+                    value = value.but(steps=frozenset({Step("squeeze", node, self.function)}))  # made here, of whatever
         elif name in ("reshape", "view", "expand", "repeat", "tile"):
             rank = self.size_rank(args, kwargs.get("shape", kwargs.get("size")))
             value = unsqueezed(value)
@@ -329,16 +354,10 @@ class Tensors(Scope):
             return tensor(value.rank, dtype="bool")
         if name in facts.REDUCTIONS:
             return self.reduced(value, name, args, kwargs, keep)
+        if name == "nonzero" and value.kind == "tensor" and not args and not kwargs:
+            return tensor(2, dtype="int64", tags=keep | {"rows"}, origins=value.origins)
         if name == "gather":
-            if "logp" in value.tags:
-                self.record("dist", node, name="gather", target=value)
-            roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
-            if value.tags & {"p", "p_floor"}:  # of the action that was taken, and still a probability
-                keep = keep | value.tags & {"p", "p_floor"}
-                return tensor(value.rank, tags=keep, steps=value.steps, masked=value.masked, ref=value.ref).but(
-                    roles=roles
-                )
-            return tensor(value.rank, tags=keep).but(roles=roles)
+            return self.gathered(node, value, keep)
         if name == "argmax":
             return tensor(None, "action", tags=keep)
         if name == "nan_to_num":
@@ -368,6 +387,16 @@ class Tensors(Scope):
         if name in ("tril", "triu") or name in facts.MEETINGS:
             return Val("unknown", tags=keep & {"outside", "on_cpu"}, home=value.home if name[:3] == "tri" else EMPTY)
         return UNKNOWN
+
+    def gathered(self, node: cst.Call, value: Val, keep: frozenset[str]) -> Val:
+        """`gather`: the log-prob or the probability of the action that was taken."""
+        if "logp" in value.tags:
+            self.record("dist", node, name="gather", target=value)
+        roles = frozenset({"log_prob"}) if "logp" in value.tags else value.roles
+        if value.tags & {"p", "p_floor"}:  # of the action that was taken, and still a probability
+            keep = keep | value.tags & {"p", "p_floor"}
+            return tensor(value.rank, tags=keep, steps=value.steps, masked=value.masked, ref=value.ref).but(roles=roles)
+        return tensor(value.rank, tags=keep, steps=value.steps).but(roles=roles)
 
     def clamped(self, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`clamp`: it ends minus infinity, and may leave a bound that float16 rounds to zero."""
@@ -415,7 +444,9 @@ class Tensors(Scope):
         dims = [each.const for each in dim.elements()] if dim.kind in ("tuple", "list") else [dim.const]
         if name == "mean" and 0 in dims and value.rank != 1:
             tags = tags | {"batch_mean"}
-        return tensor(rank, tags=tags, steps=unsqueezed(value).steps).but(roles=frozenset(roles))
+        return tensor(rank, tags=tags, steps=(value if has_dim else unsqueezed(value)).steps).but(
+            roles=frozenset(roles)
+        )
 
 
 def true_means_true(mask: Val, *, inverted: bool = False) -> bool | None:

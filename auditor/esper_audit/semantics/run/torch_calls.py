@@ -7,10 +7,12 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics import axes as ax
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.depends import everything
 from esper_audit.semantics.project import as_float, is_torch_module
 from esper_audit.semantics.run.containers import Containers, is_collection, layers_in, member_of, one_of, with_layer
+from esper_audit.semantics.run.layout import fed, settled, size_of, sized
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.run.tensors import CARRIED, HOST, THROUGH_LAYERS, comes_from_outside, is_data
 from esper_audit.semantics.values import (
@@ -31,6 +33,10 @@ from esper_audit.semantics.values import (
 _KEEPS_RANK = frozenset(
     "Linear LazyLinear LayerNorm RMSNorm ReLU Tanh GELU SiLU ELU LeakyReLU Mish Sigmoid Dropout Identity".split()
 )
+
+
+_COLLECTIONS = ("ModuleDict", "ModuleList")
+_ACTIVATIONS = _KEEPS_RANK - {"Linear", "LazyLinear", "LayerNorm", "RMSNorm"}
 
 
 class TorchCalls(Containers):
@@ -115,7 +121,10 @@ class TorchCalls(Containers):
             return Val("dict", items=tuple({**dict(given), **kwargs}.items()))
         if name == "zip":
             joined = tuple(one_of(a) for a in args)
-            lengths = {len(a.items) if a.items and all(k is not None for k, _ in a.items) else -1 for a in args}
+            lengths = {
+                len(a.items) if a.items and a.kind != "layer" and all(k is not None for k, _ in a.items) else -1
+                for a in args
+            }
             if len(lengths) == 1 and -1 not in lengths:
                 rows = [sequence("tuple", list(row)) for row in zip(*(a.elements() for a in args), strict=True)]
                 return sequence("list", rows).but(kind="pairs", ref=joined)
@@ -131,7 +140,7 @@ class TorchCalls(Containers):
         if name == "sum" and first.items:
             return join_all(first.elements()).but(const=NOTHING, made=EMPTY)
         if name in ("len", "int", "abs", "sum"):
-            return Val("number", ref=None)
+            return sized(Val("number"), size_of(first.axes, 0)) if name == "len" else Val("number")
         return Val("bool") if name in ("isinstance", "hasattr", "bool", "any", "all") else UNKNOWN
 
     def factory(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -151,7 +160,7 @@ class TorchCalls(Containers):
             or (legacy and name != "torch.Tensor" and "Float" not in name),
             device=unknown_keywords or "device" in self.contexts or (device is not None and device.kind != "none"),
         )
-        return tensor(
+        result = tensor(
             rank,
             dtype=dtype.const
             if dtype is not None and isinstance(dtype.const, str)
@@ -159,10 +168,14 @@ class TorchCalls(Containers):
             if dtype is None
             else None,
             const=fill.const if isinstance(fill.const, (int, float)) else NOTHING,
-            tags=fill.tags & {"finfo_min"} | {name.rsplit(".", 1)[1]} | _random(name),
+            tags=fill.tags & {"finfo_min"}
+            | {name.rsplit(".", 1)[1]}
+            | _random(name)
+            | ({"on_cpu"} if device is not None and device.const == "cpu" else EMPTY),
             made=frozenset({made}),
             home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
         )
+        return settled(result, self.size_axes(node, sizes, kwargs))
 
     def is_made_here(self, values: tuple[Val, ...]) -> bool:
         """Whether only numbers go in. Who converts a caller's data may leave the moving to them; no constructor can."""
@@ -188,7 +201,7 @@ class TorchCalls(Containers):
                 "layer",
                 ref=(name, node),
                 items=tuple(enumerate(args)) if short in ("Sequential", "ModuleList", "ModuleDict") else None,
-                tags=_habits(name, args, kwargs),
+                tags=_habits(name, args, kwargs) | _outputs(name, args, kwargs),
             )
         if name == "torch.finfo":
             return Val("finfo")
@@ -199,13 +212,8 @@ class TorchCalls(Containers):
             return Val("dtype", const=wide) if wide is not None else Val("dtype")
         if name in facts.LIKE_FACTORIES:
             fill = args[1] if short == "full_like" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
-            return self.touched(
-                tensor(
-                    first.rank,
-                    const=fill.const,
-                    tags=fill.tags & {"finfo_min"} | {short.removesuffix("_like")} | _random(name),
-                )
-            )
+            tags = fill.tags & {"finfo_min"} | {short.removesuffix("_like")} | _random(name)
+            return self.touched(tensor(first.rank, const=fill.const, tags=tags, axes=first.axes))
         if name in facts.COMPILE:
             return self.compiled(args, kwargs)
         if name in facts.INDEX_FACTORIES or (name in facts.TYPED_FACTORIES and self.is_made_here(args)):
@@ -240,14 +248,18 @@ class TorchCalls(Containers):
                 if short != "stack"
                 else None
             )
-            tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {"optional"}
+            tags = EMPTY.union(*(part.tags & THROUGH_LAYERS for part in first.elements())) | parts.tags - {
+                "optional",
+                "alias",
+            }
             counted = "part" in tags and all(key is not None for key, _ in first.items or ())
             if short == "stack" and (counted or "of_each_head" in tags):
                 axis = (args[1] if len(args) > 1 else kwargs.get("dim", constant(0))).const
                 tags = tags - {"part", "of_each_head"} | {f"parts:{axis}"}
             home = parts.home if all(each.home for each in first.elements()) else EMPTY
             self.meet(node, *first.elements())
-            return self.touched(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home))
+            axes = self.joined_axes(short, first, args, kwargs)
+            return self.touched(settled(parts.but(kind="tensor", rank=rank, const=NOTHING, tags=tags, home=home), axes))
         if name in facts.FUNCTIONAL_BATCH_NORM and _trains(args, kwargs):
             value = first.but(tags=first.tags - (CERTAIN - THROUGH_LAYERS) | {"batch_mixed"}, made=EMPTY)
             return self.touched(value)
@@ -308,7 +320,9 @@ class TorchCalls(Containers):
         }.get(name)
         self.record("call", node, name=f".{name}", target=owner, args=args)
         if role:
-            return tensor(rank if owner.ref in facts.FINITE_DISTRIBUTIONS else None, role, tags=tags)
+            finite = owner.ref in facts.FINITE_DISTRIBUTIONS and "OneHot" not in owner.ref
+            value = tensor(rank if owner.ref in facts.FINITE_DISTRIBUTIONS else None, role, tags=tags)
+            return settled(value, ax.replaced(logits.axes, -1, None) if finite else None)
         return UNKNOWN
 
     def distribution_member(self, owner: Val, name: str) -> Val:
@@ -317,10 +331,11 @@ class TorchCalls(Containers):
         if name == "logits":
             return tensor(
                 logits.rank, "log_prob", tags=logits.tags & CARRIED | {"logp"}, masked=logits.masked, steps=logits.steps
-            )
+            ).but(axes=logits.axes)
         if name == "probs":
             tags = logits.tags & CARRIED | {"p", "squashed"}
-            return tensor(logits.rank, "probs", tags=tags, masked=logits.masked, steps=logits.steps)
+            probs = tensor(logits.rank, "probs", tags=tags, masked=logits.masked, steps=logits.steps)
+            return probs.but(axes=logits.axes)
         return UNKNOWN
 
     def layer_method(self, node: cst.Call, owner: Val, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
@@ -351,8 +366,35 @@ class TorchCalls(Containers):
         if first.home:
             self.record("meet", node, value=first, other=layer)
         result = self.layer_result(node, layer, name, first, kwargs)
+        result = self.layer_axes(node, layer, name, first, result)
         carried = (first.tags if "either" in layer.tags else layer.tags | first.tags) & THROUGH_LAYERS
         return map_tensors(result, lambda value: value.but(tags=value.tags | carried)) if carried else result
+
+    def layer_axes(self, node: cst.Call, layer: Val, name: str, first: Val, result: Val) -> Val:
+        """What a layer gives, with its axes: those in front stay, and the last one is its own."""
+        if name in facts.RECURRENT and first.axes:
+            out = result.elements()[0]
+            return result.but(items=((0, settled(out, (*first.axes[:-1], ""))), *(result.items or ())[1:]))
+        if name in facts.CELLS:
+            axes = (*first.axes[:-1], "") if first.axes and not ax.is_open(first.axes) else None
+            return map_tensors(result, lambda state: settled(state, axes))
+        if not result.is_tensorish:
+            return result
+        layer = _inner(layer)
+        last = last_sized(layer)
+        short = str(last.ref[0]).rsplit(".", 1)[-1] if isinstance(last.ref, tuple) else ""
+        kept = all(_short(part) in _KEEPS_RANK for part in (layer.elements() if layer.items else (layer,)))
+        if kept and (layer.items or short in ("Linear", "LazyLinear")):
+            return settled(result, (*fed(first)[:-1], "1" if "to_one" in last.tags else ""))
+        if kept:
+            return settled(result, first.axes)
+        if result.rank is not None or (result.axes is not None and short not in ("Linear", "LazyLinear")):
+            return result
+        # What the layer does to the axes in front is unknown, and the same for other encoders of the same tensor.
+        came = (
+            "_".join(axis.strip("*~") for axis in first.axes) if first.axes else f"@{self.interpreter.order_of(node)}"
+        )
+        return result.but(axes=(f"*{came}~", "1" if "to_one" in last.tags else ""))
 
     def layer_result(self, node: cst.Call, layer: Val, name: str, first: Val, kwargs: dict[str, Val]) -> Val:
         """What a layer gives, by its kind."""
@@ -393,6 +435,36 @@ def _habits(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozens
     if name in facts.BATCH_NORM:
         found |= {"batch_mixed"}
     return found | ({"dropped"} if drops(name, args, kwargs) else EMPTY)
+
+
+def _outputs(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> frozenset[str]:
+    """`to_one` for a linear layer with one output."""
+    place = {"torch.nn.Linear": 1, "torch.nn.LazyLinear": 0}.get(name)
+    if place is None:
+        return EMPTY
+    size = kwargs.get("out_features", args[place] if len(args) > place else UNKNOWN).const
+    return frozenset({"to_one"}) if size == 1 and size is not NOTHING else EMPTY
+
+
+def _short(layer: Val) -> str:
+    return str(layer.ref[0]).rsplit(".", 1)[-1] if layer.kind == "layer" and isinstance(layer.ref, tuple) else ""
+
+
+def _inner(layer: Val) -> Val:
+    """A layer, or what all layers of a collection have in common."""
+    if _short(layer) not in _COLLECTIONS or not layer.items:
+        return layer
+    held = layer.elements()[0]
+    inner = join_all(held.elements()) if held.items else layer
+    return inner if inner.kind == "layer" else layer
+
+
+def last_sized(layer: Val) -> Val:
+    """The layer of a Sequential that says how many outputs there are: the last one that is no activation."""
+    while layer.items and layer.kind == "layer" and "either" not in layer.tags and _short(layer) == "Sequential":
+        parts = layer.elements()
+        layer = next((part for part in reversed(parts) if _short(part) not in _ACTIVATIONS), parts[-1])
+    return layer
 
 
 def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
