@@ -22,7 +22,7 @@ from esper_audit.semantics.dead_code import dead_attributes, dead_regions
 from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
-from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states
+from esper_audit.semantics.hidden_states import FreshState, by_line, fresh_hidden_states
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.left_behind import LeftBehind, left_behind
 from esper_audit.semantics.lstm_bias import ForgetBiasWrite, forget_bias_writes
@@ -48,6 +48,7 @@ from esper_audit.semantics.outputs import (
 )
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
+from esper_audit.semantics.precision import other_precision
 from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, INITIAL_STATE, OTHER, VALUE_METHOD, tensor_role
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.scoring import Scoring, act_and_evaluate, head_name, head_size
@@ -115,6 +116,7 @@ __all__ = [
     "axis_of_lift",
     "bare",
     "buffer_fields",
+    "by_line",
     "choice_of",
     "compiled_checkpoints",
     "core_calls",
@@ -148,6 +150,7 @@ __all__ = [
     "names_start",
     "on_the_way_to_actions",
     "other_constant",
+    "other_precision",
     "plain_containers",
     "returns",
     "scored",
