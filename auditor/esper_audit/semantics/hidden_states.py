@@ -60,9 +60,8 @@ def by_line(states: Iterable[FreshState]) -> list[tuple[FreshState, ...]]:
         pieces = [piece for piece in module.pieces if "tree" in piece.__dict__] if len(here) > 1 else []
         places = positions(((piece.first, piece.tree) for piece in pieces), here)
         for node in sorted(here, key=lambda node: places.get(node, (0,))):
-            found.setdefault((module, places[node][0] if node in places else node, here[node].symbol), []).append(
-                here[node]
-            )
+            line = places[node][0] if node in places else node
+            found.setdefault((module, line, here[node].symbol), []).append(here[node])
     return [tuple(group) for group in found.values()]
 
 

@@ -12,6 +12,7 @@ from esper_audit.rulekit import (
     Hit,
     ModuleModel,
     NetworkClass,
+    Note,
     Rule,
     Severity,
 )
@@ -97,10 +98,14 @@ class UnboundedLogStd(Rule):
             if found:
                 says, severity = _FOUND[found[0]]
                 call = net.in_network(event, stack)
+                handed = call is not event
                 yield Hit.at(
                     call,
-                    f"the scale of this `Normal` is {says}",
+                    f"`{call.name}` makes a `Normal` whose scale is {says}"
+                    if handed
+                    else f"the scale of this `Normal` is {says}",
                     severity=severity,
+                    notes=(Note(event.module, event.node, "the `Normal` is made here"),) if handed else (),
                 )
 
     VALID = (

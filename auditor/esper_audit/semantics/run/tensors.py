@@ -23,6 +23,7 @@ from esper_audit.semantics.values import (
     stepped,
     tensor,
     unsqueezed,
+    wide,
 )
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
@@ -93,7 +94,10 @@ class Tensors(Scope):
             return Val("number", ref=("measure", value, "rank") if name in ("dim", "ndimension") else None)
         if name == "size":
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
-        return self.computed(node, value, name, args, kwargs)
+        result = self.computed(node, value, name, args, kwargs)
+        if name in ("min", "max", "minimum", "maximum") and args and args[0].is_tensorish:
+            return result.but(dtype=wide(value, *args) or result.dtype)
+        return result
 
     def masking(
         self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, fills_true: bool | None
@@ -139,7 +143,8 @@ class Tensors(Scope):
             else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
         )
         kept = {"kept"} if "hidden" in chosen.roles | other.roles else EMPTY  # one of the two may be a fresh state
-        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"} | kept)
+        dtype = result.dtype or wide(chosen, other)
+        return result.but(made=EMPTY, kind="tensor", dtype=dtype, tags=result.tags - {"p_logp"} | kept)
 
     def masked_fill(self, node: cst.Call, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`masked_fill` and its in-place form."""

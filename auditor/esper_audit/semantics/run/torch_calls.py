@@ -97,6 +97,8 @@ class TorchCalls(Containers):
             return _extreme(name, args)
         if name in ("list", "tuple", "sorted", "reversed", "set"):
             kind = "tuple" if name == "tuple" else "list"
+            if not args:
+                return sequence(kind, [])
             if first.kind in ("list", "tuple") and first.items is not None:
                 return first.but(kind=kind)
             if first.kind == "pairs":
