@@ -125,6 +125,30 @@ class TensorMadeOnCpu(Rule):
                     return self.fc(obs) + steps
                 return self.fc(obs) + torch.ones(4) + torch.arange(4, out=obs.new())
         """,
+        # a call that lacks an argument of the override, or has one too many, raises and gives nothing
+        """
+        import torch
+        from torch import nn
+
+        class Base(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.fc = nn.Linear(4, n)
+
+            def bonus(self, obs):
+                return obs
+
+            def forward(self, obs):
+                return self.fc(obs) + self.bonus(obs) + self.fixed(obs, 3)
+
+            @staticmethod
+            def fixed(obs):
+                return torch.ones(4)
+
+        class Counting(Base):
+            def bonus(self, obs, space):
+                return torch.zeros(space)
+        """,
         # no dimension, indices, shapes, Python's side
         """
         import torch
@@ -189,6 +213,35 @@ class TensorMadeOnCpu(Rule):
         """,
     )
     INVALID = (
+        # calls that fit, or may
+        """
+        import functools
+
+        import torch
+        from torch import nn
+
+        def swapped(function):
+            return functools.wraps(function)(lambda x, *rest: function(x))
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.fc = nn.Linear(4, n)
+
+            def two(self, obs, *rest, scale=1.0, **more):
+                return torch.ones(4)  # <- ESP205
+
+            @swapped
+            def one(self, obs):
+                return torch.ones(4)  # <- ESP205
+
+            def rows(self, obs, n):
+                return torch.arange(4)  # <- ESP205
+
+            def forward(self, obs, sizes):
+                x = self.fc(obs) + self.two(obs, 1, 2, other=3) + Policy.two(self, obs)
+                return x + self.one(obs, 1) + self.rows(obs, *sizes)
+        """,
         """
         import torch
         from torch import nn

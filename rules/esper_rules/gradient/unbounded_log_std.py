@@ -182,6 +182,24 @@ class UnboundedLogStd(Rule):
         """,
     )
     INVALID = (
+        # the function that is handed the scale makes the Normal
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Normal
+
+        def log_likelihood(x, mean, scale):
+            return Normal(mean, scale).log_prob(x).sum(-1)
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.mean = nn.Linear(8, n)
+                self.log_std = nn.Linear(8, n)
+
+            def evaluate_actions(self, x, actions):
+                return log_likelihood(actions, self.mean(x), self.log_std(x).exp())  # <- ESP306
+        """,
         """
         import torch
         from torch import nn

@@ -47,6 +47,8 @@ class Tensors(Scope):
         kwargs: dict[str, Val],
     ) -> Val:
         """A method of a tensor, or the function of torch of the same name."""
+        if value.kind == "bool" and name in facts.DTYPE_METHODS:
+            value = tensor(dtype="bool")  # Python's own have no such method: it was tensors that were compared
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
         if "of_layer" in value.tags:
@@ -95,9 +97,8 @@ class Tensors(Scope):
         if name == "size":
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
         result = self.computed(node, value, name, args, kwargs)
-        if name in ("min", "max", "minimum", "maximum") and args and args[0].is_tensorish:
-            return result.but(dtype=wide(value, *args) or result.dtype)
-        return result
+        two = name in ("minimum", "maximum") or (name in ("min", "max") and args and args[0].kind == "tensor")
+        return Val(tags=result.tags, dtype=wide(value, *args), home=result.home) if two else result
 
     def masking(
         self, node: cst.CSTNode, target: Val, mask: Val, fill: Val, spelling: str, *, fills_true: bool | None
