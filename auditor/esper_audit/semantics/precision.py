@@ -18,11 +18,11 @@ _MODULE_NAME = re.compile(r"(model|module|net|network|policy|agent|actor|critic|
 
 @once
 def other_precision(net: NetworkClass) -> bool:
-    """Whether the class speaks of its dtype, or the project outside its tests casts modules or uses autocast.
+    """Whether the class speaks of its dtype, or a file around it, no test, casts modules or uses autocast.
 
     What cannot be looked through shows nothing.
     """
-    return _speaks_of_dtype(net) or _project_casts(net.project)
+    return _speaks_of_dtype(net) or _project_casts(net.project, net.module.path)
 
 
 def _speaks_of_dtype(net: NetworkClass) -> bool:
@@ -43,9 +43,15 @@ def _speaks_of_dtype(net: NetworkClass) -> bool:
     return False
 
 
-def _project_casts(project: Project) -> bool:
+def _project_casts(project: Project, own: Path) -> bool:
+    """Whether a file that the network's file imports, or that imports it, on whatever way, casts modules."""
     files = {path for word in _WORDS for path in project.files_naming(word) or ()}
-    return any(not project.is_test_code(path) and _casts(project, path) for path in project.in_order(files))
+    return any(
+        not project.is_test_code(path)
+        and _casts(project, path)
+        and (own in project.reach(path) or path in project.reach(own))
+        for path in project.in_order(files)
+    )
 
 
 def _casts(project: Project, path: Path) -> bool:

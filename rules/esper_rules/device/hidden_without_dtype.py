@@ -32,8 +32,8 @@ class HiddenWithoutDtype(Rule):
     without a stored state; for a bfloat16 LSTM on the CPU the error can come from oneDNN and name no dtype. Under
     autocast the opposite happens: an LSTM may return h and c in low precision (on the CPU with oneDNN it does in
     bfloat16), and when they are fed to a float32 forward later, that one fails. The finding is `medium` where the class
-    speaks of its dtype, or the project casts a module, sets another default dtype or uses autocast outside its tests;
-    else all is float32, and it is `low`.
+    speaks of its dtype, or a file that imports it (no test) casts a module, sets another default dtype or uses
+    autocast; else all is float32, and it is `low`.
 
     ## Example
     ```python
