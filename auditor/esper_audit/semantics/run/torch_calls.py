@@ -97,7 +97,7 @@ class TorchCalls(Containers):
             return _extreme(name, args)
         if name in ("list", "tuple", "sorted", "reversed", "set"):
             kind = "tuple" if name == "tuple" else "list"
-            if not args:
+            if not args and name == "list":
                 return sequence(kind, [])
             if first.kind in ("list", "tuple") and first.items is not None:
                 return first.but(kind=kind)
