@@ -28,7 +28,7 @@ from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
 from esper_audit.semantics.head_gains import HeadGain, head_gains
-from esper_audit.semantics.hidden_states import FreshState, fresh_hidden_states, pinned_states
+from esper_audit.semantics.hidden_states import FreshState, by_line, fresh_hidden_states, pinned_states
 from esper_audit.semantics.host import Interruption, counters, host_reads, side_effects, tensor_branches
 from esper_audit.semantics.initialisation import LostWrite, lost_writes
 from esper_audit.semantics.kept_results import KeptGraph, kept_graphs
@@ -58,6 +58,7 @@ from esper_audit.semantics.outputs import (
 from esper_audit.semantics.own_states import OwnState, own_states
 from esper_audit.semantics.parallel import unreduced_calls
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
+from esper_audit.semantics.precision import other_precision
 from esper_audit.semantics.returned_axes import Returned, returned
 from esper_audit.semantics.roles import (
     ACT,
@@ -158,6 +159,7 @@ __all__ = [
     "axis_of_lift",
     "bare",
     "buffer_fields",
+    "by_line",
     "carried_states",
     "choice_of",
     "compiled_checkpoints",
@@ -205,6 +207,7 @@ __all__ = [
     "on_the_way_to_actions",
     "optional_action",
     "other_constant",
+    "other_precision",
     "own_states",
     "pinned_states",
     "plain_containers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import libcst as cst
 from esper_audit.semantics import torch_facts as facts
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.network import HOT_ROLES, NetworkClass, once
-from esper_audit.semantics.project import written
+from esper_audit.semantics.project import Project, written
 from esper_audit.semantics.roles import INITIAL_STATE, names_hidden_state
+from esper_audit.semantics.tree import positions
 from esper_audit.semantics.values import Made, Val
 
 
@@ -34,6 +35,8 @@ def fresh_hidden_states(net: NetworkClass, aspect: str) -> Iterator[FreshState]:
     """
     if not net.mentions(b"LSTM", b"GRU", b"RNN") and not any(True for _ in net.with_role(INITIAL_STATE)):
         return
+    if _is_bare(net):
+        return
     fresh: dict[cst.CSTNode, FreshState] = {}
     for value, use, symbol in _states(net):
         for part in value.flat():
@@ -47,6 +50,20 @@ def fresh_hidden_states(net: NetworkClass, aspect: str) -> Iterator[FreshState]:
         return
     settled = _settled_by_callers(net, aspect)
     yield from (state for node, state in fresh.items() if node not in settled)
+
+
+def by_line(states: Iterable[FreshState]) -> list[tuple[FreshState, ...]]:
+    """The states that are made on one line of one method together, in their order there: h and c of one return."""
+    found: dict[object, list[FreshState]] = {}
+    states = list(states)
+    for module in dict.fromkeys(state.made.module for state in states):
+        here = {state.made.node: state for state in states if state.made.module is module}
+        pieces = [piece for piece in module.pieces if "tree" in piece.__dict__] if len(here) > 1 else []
+        places = positions(((piece.first, piece.tree) for piece in pieces), here)
+        for node in sorted(here, key=lambda node: places.get(node, (0,))):
+            line = places[node][0] if node in places else node
+            found.setdefault((module, line, here[node].symbol), []).append(here[node])
+    return [tuple(group) for group in found.values()]
 
 
 _GLOBAL_DEFAULTS = {
@@ -92,6 +109,17 @@ def _states(net: NetworkClass) -> Iterator[tuple[Val, str, str]]:
                 yield event.value, f"`self.{event.name}`", event.function.qualified
 
 
+_PLAIN = frozenset({"number", "str", "bool", "none", "shape", "dtype", "device"})
+_BARE_BASES = frozenset({"torch.nn.Module", "object", "abc.ABC"})
+
+
+def _is_bare(net: NetworkClass) -> bool:
+    """Whether a network has neither parameters nor buffers nor parts: then it is nowhere, and moves nowhere."""
+    bases = [model.module.lookup(base) for model in net.model.lineage for base in model.base_names]
+    known = all(symbol.path is not None or symbol.name in _BARE_BASES for symbol in bases)
+    return known and all(value.kind in _PLAIN for value in net.flow.attributes.values())
+
+
 def _settled_by_callers(net: NetworkClass, aspect: str) -> frozenset[cst.CSTNode]:
     """Factories whose result a caller in the project casts or moves.
 
@@ -109,23 +137,143 @@ def _settled_by_callers(net: NetworkClass, aspect: str) -> frozenset[cst.CSTNode
                 after = {made.node: made for made in event.value.made}
                 settled |= {m.node for m in event.target.made if m.node in after and getattr(after[m.node], aspect)}
     for name, frame in makers.items():
-        if any(_moves_result(net, path, name, aspect) for path in net.project.files_naming(name) or ()):
+        files = net.project.files_naming(name) or ()
+        if any(_moves_result(net, path, name, aspect) for path in files) or _only_measured(net, files, name):
             settled |= {made.node for value in frame.result.flat() for made in value.made}
     return frozenset(settled)
 
 
 _CASTS = frozenset({"type", "type_as", "half", "double", "bfloat16", "float"})
 _MOVES = frozenset({".to", ".cuda", *(f".{name}" for name in _CASTS)})
+_PASSES_ON = frozenset({"zip", "list", "tuple", "iter", "enumerate", "reversed", "cat", "stack", "repeat_interleave"})
 
 
 def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bool:
-    """Whether a file stores `x.method(...)` under a name and moves what that name holds, alone or in a loop over it."""
-    if net.project.index(path) is None:
+    """Whether a file moves what `x.method(...)` gives, under whatever names it holds that, or has a function do so."""
+    project = net.project
+    if project.index(path) is None:
         return False
     key = (path, method, aspect)
-    if key not in net.project.moves:  # every network with such a method asks this of every file that names it
-        net.project.moves[key] = _moves(net.project.source(path).ast, method, aspect)
-    return net.project.moves[key]
+    project.uses_facts(path)
+    if key not in project.moves:  # every network with such a method asks this of every file that names it
+        with project.finding(project.facts, path):
+            tree = project.source(path).ast
+            project.moves[key] = _moves(tree, method, aspect) or any(
+                _Holders(project, path, scope, method=method, aspect=aspect).moved() for scope in _scopes(tree, method)
+            )
+    return project.moves[key]
+
+
+def _scopes(tree: ast.Module, method: str) -> list[ast.AST]:
+    """The functions and methods that call `x.method(...)`; a function inside a function is a part of that."""
+    blocks = [node.body if isinstance(node, ast.ClassDef) else [node] for node in tree.body]
+    return [node for block in blocks for node in block if any(_calls(child, method) for child in ast.walk(node))]
+
+
+class _Holders:
+    """The names of one function that hold what `x.method(...)` gives, or what came in as a parameter."""
+
+    def __init__(
+        self,
+        project: Project,
+        path: Path,
+        scope: ast.AST,
+        *,
+        method: str,
+        aspect: str = "",
+        names: Iterable[str] = (),
+    ) -> None:
+        self.project = project
+        self.path = path
+        self.method = method
+        self.aspect = aspect
+        self.nodes = list(ast.walk(scope))
+        self.names = set(names)
+        before = -1
+        while before < len(self.names):
+            before = len(self.names)
+            for node in self.nodes:
+                self._follow(node)
+
+    def _follow(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Assign) and self.holds(node.value):
+            self.names |= {written(target) for target in node.targets}
+        elif isinstance(node, (ast.comprehension, ast.For)) and self.holds(node.iter):
+            self.names |= {child.id for child in ast.walk(node.target) if isinstance(child, ast.Name)}
+        elif isinstance(node, ast.Call) and any(self.holds(argument) for argument in node.args):
+            # `map(lambda h: ..., hidden)` and whatever else applies a function to what it is handed
+            lambdas = (each for each in node.args if isinstance(each, ast.Lambda))
+            self.names |= {argument.arg for each in lambdas for argument in each.args.args}
+            if isinstance(node.func, ast.Attribute) and node.func.attr in ("append", "extend"):
+                self.names.add(written(node.func.value))
+
+    def holds(self, node: ast.expr) -> bool:
+        """Whether an expression is the state, a part of it or a container with it."""
+        if _calls(node, self.method):
+            return True
+        if isinstance(node, (ast.Name, ast.Attribute)):
+            return written(node) in self.names
+        if isinstance(node, (ast.Subscript, ast.Starred)):
+            return self.holds(node.value)
+        if isinstance(node, (ast.Tuple, ast.List)):
+            return any(self.holds(each) for each in node.elts)
+        if isinstance(node, (ast.ListComp, ast.GeneratorExp)):
+            return self.holds(node.elt)
+        if isinstance(node, ast.Call):
+            called = written(node.func).rpartition(".")[2]
+            return called in _PASSES_ON and any(self.holds(argument) for argument in node.args)
+        return False
+
+    def moved(self, depth: int = 0) -> bool:
+        """Whether something of it is moved, here or in a function of the project that it is handed to."""
+        return any(isinstance(node, ast.Call) and self._moves(node, depth) for node in self.nodes)
+
+    def _moves(self, node: ast.Call, depth: int) -> bool:
+        if isinstance(node.func, ast.Attribute) and self.holds(node.func.value):
+            return _settles(node, self.aspect)
+        handed = [number for number, argument in enumerate(node.args) if self.holds(argument)]
+        if not handed or depth > 1 or not isinstance(node.func, ast.Name):
+            return False
+        symbol = self.project.lookup(self.path, node.func.id)
+        index = self.project.index(symbol.path) if symbol.path is not None else None
+        function = index.functions.get(symbol.name) if index is not None else None
+        if function is None or symbol.path is None:
+            return False
+        names = tuple(arg.arg for number, arg in enumerate(function.args.args) if number in handed)
+        path, method, aspect = symbol.path, self.method, self.aspect
+        inner = _Holders(self.project, path, function, method=method, aspect=aspect, names=names)
+        return inner.moved(depth + 1)
+
+    def measured(self) -> bool:
+        """Whether sizes are taken and nothing else: `s.size()`, `s.shape`, `len(s)`, in a loop over it or without."""
+        sizes: set[int] = set()
+        passed: set[int] = set()
+        for node in self.nodes:
+            if isinstance(node, ast.Attribute) and node.attr in ("size", "shape", "ndim", "dim"):
+                sizes.add(id(node.value))
+            elif isinstance(node, (ast.comprehension, ast.For)):
+                passed.add(id(node.iter))
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                passed.add(id(node.value))
+        uses = {
+            id(node)
+            for node in self.nodes
+            if isinstance(node, (ast.Name, ast.Attribute, ast.Call))
+            and not isinstance(getattr(node, "ctx", None), ast.Store)
+            and self.holds(node)
+        }
+        return bool(uses & sizes) and uses <= sizes | passed
+
+
+def _only_measured(net: NetworkClass, files: Iterable[Path], method: str) -> bool:
+    """Whether all that the project calls `x.method(...)` for is the sizes of what it gives."""
+    found = False
+    for path in files:
+        for scope in _scopes(net.project.source(path).ast, method) if net.project.index(path) is not None else ():
+            found = True
+            if not _Holders(net.project, path, scope, method=method).measured():
+                return False
+    return found
 
 
 def _moves(tree: ast.Module, method: str, aspect: str) -> bool:

@@ -114,6 +114,11 @@ class NetworkClass:
         """The file the class is defined in."""
         return self.model.module
 
+    @property
+    def is_test_code(self) -> bool:
+        """Whether the class stands in a test file: a double that is built there, and goes nowhere else."""
+        return self.project.is_test_code(self.module.path)
+
     def mentions(self, *texts: bytes) -> bool:
         """Whether one of the texts occurs where the network's code can be: its file and what the imports lead to.
 

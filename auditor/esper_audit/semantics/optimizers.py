@@ -15,7 +15,9 @@ from esper_audit.semantics.tree import assigned, find
 from esper_audit.semantics.values import Val
 
 _OPTIMIZER = re.compile(r"torch\.optim\.(\w+\.)*(Adam|AdamW|SGD|RMSprop|Adagrad|NAdam|RAdam)")
-_MAKES = re.compile(rb"Adam|SGD|RMSprop|Adagrad")
+_MAKER = rb"\b(Adam\w*|SGD|RMSprop|Adagrad|NAdam|RAdam)\("
+_MAKES = re.compile(_MAKER)
+_MAKES_TWO = re.compile(_MAKER + rb".*" + _MAKER, re.DOTALL)
 _FILTERS = re.compile(r"requires_grad|named_parameters|\bif\b|filter\(")
 WHOLE = "*"
 
@@ -35,7 +37,7 @@ def shared_layers(net: NetworkClass) -> Iterator[SharedLayers]:
     Nothing of what is made under an `if`, where only one of them may be, and of parameters that are picked by hand.
     """
     roles = {head.name: head.role for head in net.heads}
-    if len(set(roles.values())) < 2:
+    if len(set(roles.values())) < 2 or not any(net.project.says(path, _MAKES_TWO) for path in net.caller_files):
         return
     frames = [net.flow.init_frame] if net.flow.init_frame is not None else []
     frames += [caller.frame for caller in net.callers_saying(_MAKES)]

@@ -212,6 +212,7 @@ class Project:
         self._cut_at: set[tuple[Path, str]] = set()
         self._words: dict[Path, frozenset[bytes]] = {}
         self.moves: dict[tuple[Path, str, str], bool] = {}  # kept for `hidden_states`
+        self.casts: dict[Path, bool] = {}  # kept for `precision`
         self._naming: dict[str, tuple[Path, ...]] = {}
         self.consulted: set[Path] = set()
         self.ground = Footprint()  # what all knowledge about the project rests on

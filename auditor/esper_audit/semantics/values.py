@@ -153,6 +153,12 @@ def is_float(dtype: str | None) -> bool:
     return dtype is not None and dtype.startswith(("float", "bfloat"))
 
 
+def wide(*values: Val) -> str | None:
+    """The dtype of at least single precision that tensors of dimensions bring into whatever they are combined with."""
+    known = {value.dtype for value in values if value.is_tensorish and value.rank != 0}
+    return next((dtype for dtype in ("float64", "float32") if dtype in known), None)
+
+
 def kept_dtype(value: Val, kwargs: Mapping[str, Val]) -> str | None:
     """The dtype of `softmax` and its kin: as asked for, else that of what comes in."""
     asked = kwargs.get("dtype")

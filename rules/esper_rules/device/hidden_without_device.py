@@ -12,9 +12,11 @@ from esper_audit.rulekit import (
     Made,
     ModuleModel,
     NetworkClass,
+    Note,
     Praise,
     Rule,
     Severity,
+    by_line,
     fresh_hidden_states,
     like_the_weight,
     pinned_states,
@@ -26,7 +28,8 @@ class HiddenWithoutDevice(Rule):
     """
     ## What it does
     Reports a factory call whose tensor becomes the hidden state of a recurrent network and which is never moved to a
-    device: no `device=`, no `.to(...)`, no `.type_as(...)`. Also one that is put on the CPU by name.
+    device: no `device=`, no `.to(...)`, no `.type_as(...)`, and no caller in the project that moves it; and one that is
+    put on the CPU by name. It is `low` for a network in a test file.
 
     ## Why it matters
     On the CPU nothing happens, so tests pass. On a GPU the first step without a stored state raises, often only on the
@@ -93,14 +96,16 @@ class HiddenWithoutDevice(Rule):
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Factories of hidden states that leave the device open."""
-        for state in fresh_hidden_states(net, "device"):
+        for state, *others in by_line(fresh_hidden_states(net, "device")):
             yield Hit(
                 state.made.node,
                 f"`{state.made.function}` makes the hidden state without `device`: "
                 f"{state.use} stays on the CPU when the network moves",
                 module=state.made.module,
                 symbol=state.symbol,
-                repair=like_the_weight(net, state, "device"),
+                severity=Severity.LOW if net.is_test_code else None,
+                notes=tuple(Note(each.made.module, each.made.node, "here is another part of it") for each in others),
+                repair=like_the_weight(net, (state, *others), "device"),
             )
         for event, aspect in pinned_states(net):
             if aspect == "device":
@@ -157,8 +162,173 @@ class HiddenWithoutDevice(Rule):
             """,
             praised=True,
         ),
+        # what is written to has a device; there is nothing that could move
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+
+            def forward(self, x):
+                return self.gru(x, torch.zeros(1, x.shape[1], 8, out=x.new()))
+
+        class Counter(nn.Module):
+            def __init__(self):
+                super().__init__()
+
+            def initial_state(self):
+                return torch.zeros(1, 1)
+
+            def forward(self, x, state):
+                return x, state + 1
+        """,
+        # a helper maps over the parts and moves them
+        Case(
+            {
+                "network.py": """
+                import torch
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.lstm = nn.LSTM(4, 8)
+
+                    def init_hidden(self, batch):
+                        return tuple([torch.zeros(1, batch, 8), torch.zeros(1, batch, 8)])
+
+                    def forward(self, x, hidden):
+                        return self.lstm(x, hidden)
+                """,
+                "learn.py": """
+                def apply(x, change):
+                    return type(x)(change(each) for each in x)
+
+                def to_gpu(data):
+                    return apply(data, lambda x: x.cuda())
+
+                class Learner:
+                    def run(self, batch):
+                        hidden = self.wrapped.init_hidden(len(batch))
+                        hidden = to_gpu(hidden)
+                        return self.wrapped(batch, hidden)
+                """,
+            }
+        ),
+        # another function collects the states from a list and moves them
+        Case(
+            {
+                "network.py": """
+                import torch
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.lstm = nn.LSTM(4, 8)
+
+                    def initial_state(self, n):
+                        return tuple(torch.zeros(1, n, 8) for _ in range(2))
+
+                    def forward(self, x, state):
+                        return self.lstm(x, state)
+                """,
+                "collect.py": """
+                import torch
+
+                def get_batch(queue, states, flags):
+                    chosen = (torch.cat(ts, dim=1) for ts in zip(*[states[m] for m in queue]))
+                    chosen = tuple(t.to(device=flags.device, non_blocking=True) for t in chosen)
+                    return chosen
+                """,
+                "learn.py": """
+                from collect import get_batch
+
+                def train(model, queue, flags):
+                    kept = []
+                    for _ in range(4):
+                        state = model.initial_state(1)
+                        for part in state:
+                            part.share_memory_()
+                        kept.append(state)
+
+                    def learn(x):
+                        return model(x, get_batch(queue, kept, flags))
+
+                    return learn
+                """,
+            }
+        ),
+        # nothing but the sizes is taken
+        Case(
+            {
+                "network.py": """
+                import torch
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.lstm = nn.LSTM(4, 8)
+
+                    def get_default_rnn_state(self):
+                        return torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)
+
+                    def forward(self, x, state):
+                        return self.lstm(x, state)
+                """,
+                "agent.py": """
+                import torch
+
+                class Agent:
+                    def init_rnn(self):
+                        like = self.model.get_default_rnn_state()
+                        self.states = [torch.zeros((s.size()[0], s.shape[2]), device=self.device) for s in like]
+                """,
+            }
+        ),
     )
     INVALID = (
+        # two parts on one line are one finding; whom they are handed to is not known, or moves other things
+        Case(
+            {
+                "network.py": """
+                import torch
+                from torch import nn
+
+                class Policy(nn.Module):
+                    def __init__(self, make):
+                        super().__init__()
+                        self.lstm = nn.LSTM(4, 8)
+
+                    def init_hidden(self):
+                        return torch.zeros(1, 4, 8), torch.zeros(1, 4, 8)  # <- ESP202
+
+                    def forward(self, x, state):
+                        return self.lstm(x, state)
+                """,
+                "agent.py": """
+                import torch
+                from elsewhere import known
+
+                def look(batch, state, device):
+                    batch = batch.to(device)
+                    return batch, state[0]
+
+                class Agent:
+                    def start(self, model, batch, device):
+                        self.state = model.init_hidden()
+                        h, c = self.state
+                        print(h.shape)
+                        known(self.state)
+                        look(batch, (h, c), device)
+                        return model(batch, self.state)
+                """,
+            }
+        ),
         """
         import torch
         from torch import nn

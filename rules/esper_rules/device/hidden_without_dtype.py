@@ -11,10 +11,13 @@ from esper_audit.rulekit import (
     Hit,
     ModuleModel,
     NetworkClass,
+    Note,
     Rule,
     Severity,
+    by_line,
     fresh_hidden_states,
     like_the_weight,
+    other_precision,
     pinned_states,
 )
 
@@ -30,7 +33,9 @@ class HiddenWithoutDtype(Rule):
     The state is float32 whatever the parameters are. A network in bfloat16, half or double then fails at its first step
     without a stored state; for a bfloat16 LSTM on the CPU the error can come from oneDNN and name no dtype. Under
     autocast the opposite happens: an LSTM may return h and c in low precision (on the CPU with oneDNN it does in
-    bfloat16), and when they are fed to a float32 forward later, that one fails.
+    bfloat16), and when they are fed to a float32 forward later, that one fails. The finding is `medium` where the class
+    speaks of its dtype, or a file that imports it (no test) casts a module, sets another default dtype or uses
+    autocast; else all is float32, and it is `low`.
 
     ## Example
     ```python
@@ -101,14 +106,17 @@ class HiddenWithoutDtype(Rule):
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Factories of hidden states that leave the dtype open."""
-        for state in fresh_hidden_states(net, "dtype"):
+        for state, *others in by_line(fresh_hidden_states(net, "dtype")):
+            matters = not net.is_test_code and other_precision(net)
             yield Hit(
                 state.made.node,
                 f"`{state.made.function}` makes the hidden state without `dtype`: "
                 f"{state.use} is float32 whatever the parameters are",
                 module=state.made.module,
                 symbol=state.symbol,
-                repair=like_the_weight(net, state, "dtype"),
+                severity=None if matters else Severity.LOW,
+                notes=tuple(Note(each.made.module, each.made.node, "here is another part of it") for each in others),
+                repair=like_the_weight(net, (state, *others), "dtype"),
             )
         for event, aspect in pinned_states(net):
             if aspect == "dtype":

@@ -133,6 +133,14 @@ class MaskConstantOverflow(Rule):
                 super().__init__()
                 self.action_head = nn.Linear(4, n)
 
+            def select(self, x, mask, scores):
+                logits = torch.min(self.action_head(x), (scores > 0).float() * 1e9 - 1e9)
+                return Categorical(logits=logits.detach().clone().masked_fill_(mask, -1e9)).sample()
+
+            def choose(self, x, mask, scores):
+                logits = torch.where(scores > 0, self.action_head(x), scores.float()) + 1.0
+                return Categorical(logits=(logits + self.action_head(x)).masked_fill(~mask, -1e9)).sample()
+
             def act(self, x, mask):
                 logits = self.action_head(x).float() / 1.5
                 return Categorical(logits=logits.masked_fill(~mask, -1e9)).sample()

@@ -16,7 +16,7 @@ class TensorMadeOnCpu(Rule):
     ## Why it matters
     A factory without `device` makes its tensor on the CPU. On the CPU all goes well; as soon as the network is moved,
     the operation refuses operands on two devices. Numbers without a dimension and indices in brackets are allowed to
-    stay there, and are not reported; hidden states are ESP202's.
+    stay there, and are not reported; hidden states are ESP202's. It is `low` for a network in a test file.
 
     ## Example
     ```python
@@ -77,6 +77,7 @@ class TensorMadeOnCpu(Rule):
                     made.node,
                     f"`{made.function}` without `device` makes a tensor on the CPU that meets tensors of the network",
                     module=made.module,
+                    severity=Severity.LOW if net.is_test_code else None,
                     notes=(Note(meeting.module, meeting.node, "it meets them here"),),
                 )
 
@@ -101,6 +102,52 @@ class TensorMadeOnCpu(Rule):
                 with torch.device("cuda"):
                     late = torch.ones(4)
                 return x + bias + late
+        """,
+        # only for type checkers; what is written to has a device
+        """
+        import typing
+        from typing import TYPE_CHECKING
+
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.fc = nn.Linear(4, n)
+                self.register_buffer("steps", torch.arange(n))
+
+            def forward(self, obs):
+                steps = self.steps
+                if TYPE_CHECKING:
+                    steps = torch.arange(4)
+                if not typing.TYPE_CHECKING:
+                    return self.fc(obs) + steps
+                return self.fc(obs) + torch.ones(4) + torch.arange(4, out=obs.new())
+        """,
+        # a call that lacks an argument of the override, or has one too many, raises and gives nothing
+        """
+        import torch
+        from torch import nn
+
+        class Base(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.fc = nn.Linear(4, n)
+
+            def bonus(self, obs):
+                return obs
+
+            def forward(self, obs):
+                return self.fc(obs) + self.bonus(obs) + self.fixed(obs, 3)
+
+            @staticmethod
+            def fixed(obs):
+                return torch.ones(4)
+
+        class Counting(Base):
+            def bonus(self, obs, space):
+                return torch.zeros(space)
         """,
         # no dimension, indices, shapes, Python's side
         """
@@ -166,6 +213,35 @@ class TensorMadeOnCpu(Rule):
         """,
     )
     INVALID = (
+        # calls that fit, or may
+        """
+        import functools
+
+        import torch
+        from torch import nn
+
+        def swapped(function):
+            return functools.wraps(function)(lambda x, *rest: function(x))
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.fc = nn.Linear(4, n)
+
+            def two(self, obs, *rest, scale=1.0, **more):
+                return torch.ones(4)  # <- ESP205
+
+            @swapped
+            def one(self, obs):
+                return torch.ones(4)  # <- ESP205
+
+            def rows(self, obs, n):
+                return torch.arange(4)  # <- ESP205
+
+            def forward(self, obs, sizes):
+                x = self.fc(obs) + self.two(obs, 1, 2, other=3) + Policy.two(self, obs)
+                return x + self.one(obs, 1) + self.rows(obs, *sizes)
+        """,
         """
         import torch
         from torch import nn

@@ -105,6 +105,27 @@ class SubmoduleInPlainContainer(Rule):
             )
 
     VALID = (
+        # a loop hands each layer to what Sequential takes as well
+        """
+        import torch
+        from torch import nn
+
+        class Encoder(nn.Module):
+            def __init__(self, sizes, strides):
+                super().__init__()
+                layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
+                sequence = list()
+                for layer, stride in zip(layers, strides):
+                    sequence.append(layer)
+                    sequence.append(nn.ReLU())
+                self.body = nn.Sequential(*sequence)
+                self.layers = layers
+
+            def forward(self, x):
+                for layer in self.layers:
+                    x = layer(x)
+                return x
+        """,
         # registered a second time: as attributes, inside a module of torch, by name
         """
         import torch

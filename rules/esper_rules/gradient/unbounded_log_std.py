@@ -12,6 +12,7 @@ from esper_audit.rulekit import (
     Hit,
     ModuleModel,
     NetworkClass,
+    Note,
     Rule,
     Severity,
 )
@@ -97,10 +98,14 @@ class UnboundedLogStd(Rule):
             if found:
                 says, severity = _FOUND[found[0]]
                 call = net.in_network(event, stack)
+                handed = call is not event
                 yield Hit.at(
                     call,
-                    f"the scale of this `Normal` is {says}",
+                    f"`{call.name}` makes a `Normal` whose scale is {says}"
+                    if handed
+                    else f"the scale of this `Normal` is {says}",
                     severity=severity,
+                    notes=(Note(event.module, event.node, "the `Normal` is made here"),) if handed else (),
                 )
 
     VALID = (
@@ -177,6 +182,24 @@ class UnboundedLogStd(Rule):
         """,
     )
     INVALID = (
+        # the function that is handed the scale makes the Normal
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Normal
+
+        def log_likelihood(x, mean, scale):
+            return Normal(mean, scale).log_prob(x).sum(-1)
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.mean = nn.Linear(8, n)
+                self.log_std = nn.Linear(8, n)
+
+            def evaluate_actions(self, x, actions):
+                return log_likelihood(actions, self.mean(x), self.log_std(x).exp())  # <- ESP306
+        """,
         """
         import torch
         from torch import nn

@@ -121,6 +121,19 @@ class BareSqueeze(Rule):
         )
 
     VALID = (
+        # a factor of full rank settles that of the product
+        """
+        from torch import nn
+
+        class Mixer(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.features = nn.Linear(4, n)
+                self.gate = nn.Linear(4, 1)
+
+            def forward(self, x):
+                return self.features(x) * self.gate(x).squeeze().unsqueeze(-1)
+        """,
         # an axis is named; the rank is settled anew, or tested; one axis only; nothing is returned of it
         """
         import torch

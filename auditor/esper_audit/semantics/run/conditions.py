@@ -91,6 +91,8 @@ class Conditions(ProjectCalls):
                     return is_none == isinstance(target.operator, (cst.Is, cst.Equal))
             return None
         if isinstance(node, (cst.Name, cst.Attribute)):
+            if dotted(node).endswith("TYPE_CHECKING") and self.qualify(dotted(node)).startswith("typing"):
+                return False  # what stands there is for type checkers, and never runs
             const = self.eval(node).const
             return const if isinstance(const, bool) else None
         return None

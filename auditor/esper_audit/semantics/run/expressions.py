@@ -58,6 +58,8 @@ from esper_audit.semantics.values import (
     sequence,
     stepped,
     tensor,
+    unsqueezed,
+    wide,
     with_role,
 )
 
@@ -384,7 +386,7 @@ class Expressions(Assignments):
         steps = self.binary_steps(operator, left, right, node)
         if "tensor" not in (left.kind, right.kind):
             roles = (left.roles if right.kind == "number" else EMPTY) & {"logits"}
-            dtype = left.dtype if is_float(left.dtype) and right.kind == "number" else None
+            dtype = left.dtype if is_float(left.dtype) and right.kind == "number" else wide(left, right)
             masks = left.masked | right.masked
             return self.touched(Val("unknown", tags=tags, roles=roles, masked=masks, dtype=dtype, steps=steps))
         keep = {"logits", "value", "log_prob"} if operator in ("Add", "Subtract", "Divide", "Multiply") else set()
@@ -400,14 +402,17 @@ class Expressions(Assignments):
         dtypes = {side.dtype for side in tensors}
         # A Python number takes the dtype of the floating-point tensor beside it.
         plain = all(side.kind in ("tensor", "number") for side in (left, right)) and len(dtypes) == 1
-        dtype = next(iter(dtypes)) if plain and is_float(*dtypes) else None
+        dtype = next(iter(dtypes)) if plain and is_float(*dtypes) else wide(left, right)
         result = tensor(rank, dtype=dtype, tags=tags, masked=left.masked | right.masked, steps=steps, ref=floor)
         return self.touched(result.but(roles=roles))
 
     def binary_steps(self, operator: str, left: Val, right: Val, node: cst.CSTNode) -> frozenset[Step]:
         """What has happened to the outcome of an operator since its tensors left their layers."""
         if left.steps and right.steps:
-            return join(left, right).steps
+            both = join(left, right)
+            # A tensor whose rank nothing took away settles that of the outcome.
+            settled = any(all(step.kind != "squeeze" for step in side.steps) for side in (left, right))
+            return unsqueezed(both).steps if settled else both.steps
         followed, operand = (left, right) if left.steps else (right, left)
         if operator in ("Multiply", "Divide") and operand.const in (1, 1.0) and operand.const is not NOTHING:
             return followed.steps

@@ -59,8 +59,9 @@ def _ends(statement: cst.CSTNode) -> bool:
 def _skips(statement: cst.CSTNode) -> bool:
     if not isinstance(statement, cst.If) or not compares_with_literal(statement.test):
         return False
-    leaves = [small for line in statement.body.body for small in getattr(line, "body", ())]
-    return len(leaves) == 1 and isinstance(leaves[0], (cst.Break, cst.Continue))
+    lines = statement.body.body
+    leaves = [small for line in lines if isinstance(line, cst.SimpleStatementLine) for small in line.body]
+    return len(lines) == len(leaves) == 1 and isinstance(leaves[0], (cst.Break, cst.Continue))
 
 
 def compares_with_literal(test: cst.BaseExpression) -> bool:

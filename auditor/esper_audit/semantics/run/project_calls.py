@@ -220,6 +220,8 @@ class ProjectCalls(TorchCalls):
             elif model is not None and model.is_network:
                 flow = self.interpreter.flow(model)
                 flow.build()
+        if not _can_bind(function, bound, args, kwargs, node):
+            return of_strange_source(UNKNOWN)  # it raises, and nothing comes back
         values = self.bind(function, flow, bound, args, kwargs)
         frame = self.run_or_recall(function, flow, bound, values)
         result = frame.result
@@ -369,6 +371,33 @@ class ProjectCalls(TorchCalls):
                 if symbol.path is None and "." in symbol.name:
                     return str(symbol.name)
         return ""
+
+
+_KEEP_SIGNATURES = frozenset({"staticmethod", "classmethod", "abstractmethod", "abc.abstractmethod", *facts.NO_GRAD})
+
+
+def _can_bind(
+    function: Function, bound: Val | None, args: tuple[Val, ...], kwargs: dict[str, Val], node: cst.Call | None
+) -> bool:
+    """Whether a call may fit the parameters: all that is required is there, and nothing is passed that has no place.
+
+    What hides behind a star, or behind a decorator that may change the signature, is not known: then it may.
+    """
+    if node is None or any(arg.star for arg in node.args) or len(node.args) != len(args) + len(kwargs):
+        return True
+    if not all(name in _KEEP_SIGNATURES for name in function.decorators):
+        return True
+    params = list(function.params)
+    if function.owner is not None and "staticmethod" not in function.decorators:
+        if bound is None and "classmethod" not in function.decorators:
+            return True  # `Base.method(self, ...)`
+        params = params[1:]
+    named = {param.name for param in params if param.kind in ("positional", "keyword")}
+    kinds = {param.kind for param in params}
+    places = [param.name for param in params if param.kind == "positional"]
+    given = {*places[: len(args)], *kwargs}
+    fits = (len(args) <= len(places) or "star" in kinds) and (kwargs.keys() <= named or "kwargs" in kinds)
+    return fits and all(p.name in given or p.default is not None for p in params if p.name in named)
 
 
 def _from_layer(value: Val, name: str) -> Val:

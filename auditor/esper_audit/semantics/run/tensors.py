@@ -27,6 +27,7 @@ from esper_audit.semantics.values import (
     stepped,
     tensor,
     unsqueezed,
+    wide,
 )
 
 _HALF_ROUNDS_TO_ZERO = 2.0**-25  # half of the smallest positive float16; ties go to zero
@@ -69,6 +70,8 @@ class Tensors(Layout):
         kwargs: dict[str, Val],
     ) -> Val:
         """What a method of a tensor gives, but for its axes."""
+        if value.kind == "bool" and name in facts.DTYPE_METHODS:
+            value = tensor(dtype="bool")  # Python's own have no such method: it was tensors that were compared
         if value.kind not in ("tensor", "unknown"):
             return UNKNOWN
         if "of_layer" in value.tags and name not in facts.NEW_FACTORIES:
@@ -139,7 +142,9 @@ class Tensors(Layout):
             return Val("number", ref=("measure", value, "rank") if name in ("dim", "ndimension") else None)
         if name == "size":
             return Val("number", ref=("measure", value, "size")) if args else Val("shape", rank=value.rank)
-        return self.computed(node, value, name, args, kwargs)
+        result = self.computed(node, value, name, args, kwargs)
+        two = name in ("minimum", "maximum") or (name in ("min", "max") and args and args[0].kind == "tensor")
+        return Val(tags=result.tags, dtype=wide(value, *args), home=result.home) if two else result
 
     def made_bool(self, mask: Val, node: cst.CSTNode) -> None:
         """Record a mask that is made bool after `~`: who writes this expects it to be something else before."""
@@ -190,7 +195,8 @@ class Tensors(Layout):
             else tensor(chosen.rank).but(roles=chosen.roles & other.roles)
         )
         kept = {"kept"} if "hidden" in chosen.roles | other.roles else EMPTY  # one of the two may be a fresh state
-        return result.but(made=EMPTY, kind="tensor", tags=result.tags - {"p_logp"} | kept)
+        dtype = result.dtype or wide(chosen, other)
+        return result.but(made=EMPTY, kind="tensor", dtype=dtype, tags=result.tags - {"p_logp"} | kept)
 
     def masked_fill(self, node: cst.Call, value: Val, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
         """`masked_fill` and its in-place form."""

@@ -111,6 +111,8 @@ class TorchCalls(Containers):
             return _extreme(name, args)
         if name in ("list", "tuple", "sorted", "reversed", "set"):
             kind = "tuple" if name == "tuple" else "list"
+            if not args and name == "list":
+                return sequence(kind, [])
             if first.kind in ("list", "tuple") and first.items is not None:
                 return first.but(kind=kind)
             if first.kind == "pairs":
@@ -150,7 +152,7 @@ class TorchCalls(Containers):
         sizes = args[:1] if name == "torch.full" else args
         rank = self.size_rank(sizes, kwargs.get("size", kwargs.get("shape")))
         fill = args[1] if name == "torch.full" and len(args) > 1 else kwargs.get("fill_value", UNKNOWN)
-        unknown_keywords = "**" in kwargs
+        unknown_keywords = "**" in kwargs or "out" in kwargs  # the tensor that is written to decides
         made = Made(
             node,
             self.module,
@@ -185,7 +187,8 @@ class TorchCalls(Containers):
     def index_factory(self, node: cst.Call, name: str, kwargs: dict[str, Val]) -> Val:
         """`torch.arange` and its kin: all that is told is where it is."""
         device = kwargs.get("device")
-        given = "**" in kwargs or "device" in self.contexts or (device is not None and device.kind != "none")
+        given = "**" in kwargs or "out" in kwargs or "device" in self.contexts
+        given = given or (device is not None and device.kind != "none")
         return Val("unknown", home=frozenset({Made(node, self.module, name, dtype=True, device=given)}))
 
     def torch_call(self, node: cst.Call, name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> Val:
