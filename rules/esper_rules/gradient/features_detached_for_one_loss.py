@@ -87,12 +87,13 @@ class FeaturesDetachedForOneLoss(Rule):
 
     def check_network(self, net: NetworkClass, module: ModuleModel) -> Iterable[Hit]:
         """Layers that log-prob and value both come from, and that only one of them trains."""
+        heads = {f"@{head.name}" for head in net.heads}  # of one loss alone by design
         for method in scored(net):
             event = returns(method.frame)
             for output in method.named("value")[:1] if event is not None else ():
                 for other in method.named("log_prob")[:1]:
                     for one, two, reads in ((output, other, "value"), (other, output, "policy")):
-                        frozen = sorted(name[1:] for name in (one.layers - one.trained) & two.trained)
+                        frozen = sorted(name[1:] for name in ((one.layers - one.trained) & two.trained) - heads)
                         if frozen and one.trained and event is not None:
                             yield Hit.at(
                                 event,
