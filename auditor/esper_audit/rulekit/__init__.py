@@ -175,7 +175,6 @@ __all__ = [
     "everything",
     "find",
     "first_round",
-    "forget_bias_writes",
     "forward_calls_on_parts",
     "fresh_hidden_states",
     "fused_writes",

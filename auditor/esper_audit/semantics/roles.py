@@ -40,7 +40,7 @@ _METHOD_ROLES = (
         ACT,
         re.compile(
             r"act|step|explore|sample|predict|_predict|act_inference|"
-            r"(get|sample|select|choose|take|compute|predict)_actions?(_and_\w+)?"
+            r"(get|sample|select|choose|take|compute|predict)_(greedy_|deterministic_|best_)?actions?(_and_\w+)?"
         ),
     ),
     (VALUE_METHOD, re.compile(r"(get_|predict_|compute_)?(state_)?values?|critic|v")),

@@ -30,6 +30,8 @@ from esper_audit.rulekit import (
     tensor_role,
 )
 
+_CHOOSES = frozenset({".argmax", "torch.argmax", ".max", "torch.max"})
+
 
 class DeterministicPathUnmasked(Rule):
     """
@@ -123,22 +125,20 @@ class DeterministicPathUnmasked(Rule):
 
     def _by_dependence(self, net: NetworkClass) -> Iterator[Hit]:
         """Actions that an argmax chose from what no mask reaches, where what else the method gives depends on masks."""
-        for method in acting(net) if net.speaks_of_masks else ():
+        methods = acting(net) if net.speaks_of_masks else ()
+        for method in (each for each in methods if each.params("mask")):
             masks = set(method.params("mask"))
-            scores = (*method.named("log_prob"), *method.named("action"))
-            if not masks & frozenset[str]().union(*(output.sources for output in scores)):
-                continue
             chosen = frozenset[str]().union(*(output.sources for output in method.named("action")))
             events = [event for event, _ in method.frame.walk()]
             if any(event.kind == "mask" and _in_place(event) for event in events):
                 continue
             masked = frozenset[str]().union(*(bare(sources_of(net, e.target)) for e in events if e.kind == "mask"))
             for event in events:
-                if event.name not in (".argmax", "torch.argmax") or choice_of(net, event) not in chosen:
+                if event.name not in _CHOOSES or choice_of(net, event) not in chosen:
                     continue
-                raw = event.target if event.name == ".argmax" else event.args[0] if event.args else event.target
+                raw = event.target if event.name[0] == "." else event.args[0] if event.args else event.target
                 atoms = sources_of(net, raw)
-                same_heads = has_layers(atoms) and bare(atoms) <= masked
+                same_heads = has_layers(atoms) and {atom for atom in bare(atoms) if atom[0] == "@"} <= masked
                 if same_heads and is_known(atoms) and not masks & bare(atoms) and not _depends_on_mask(event):
                     yield Hit.at(event, "the argmax is taken of what no mask reaches, and samples are masked")
 
@@ -210,6 +210,40 @@ class DeterministicPathUnmasked(Rule):
         """,
     )
     INVALID = (
+        # what a distribution of unmasked logits thinks best, the first of the largest, one helper for both branches
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.move_head, self.aim_head = nn.Linear(4, n), nn.Linear(4, n)
+
+            def _pick(self, logits, masks, greedy):
+                if greedy:
+                    return {k: Categorical(logits=each).probs.argmax(-1) for k, each in logits.items()}  # <- ESP509
+                masked = {k: each.masked_fill(~masks[k], -1e9) for k, each in logits.items()}
+                return {k: Categorical(logits=each).sample() for k, each in masked.items()}
+
+            def act(self, x, masks, greedy=False):
+                actions = self._pick({"move": self.move_head(x), "aim": self.aim_head(x)}, masks, greedy)
+                return actions
+
+            def step(self, x, masks, greedy=False):
+                move, aim = self.move_head(x), self.aim_head(x)
+                if greedy:
+                    action = [each.softmax(-1).max(dim=-1).indices for each in (move, aim)]  # <- ESP509
+                else:
+                    dists = [Categorical(logits=each.masked_fill(~masks, -1e9)) for each in (move, aim)]
+                    action = [dist.sample() for dist in dists]
+                return action
+
+            def predict(self, x, masks, greedy=False):
+                actions = self._pick({"move": self.move_head(x)}, masks, greedy)
+                return actions
+        """,
         # heads and masks in dicts, distributions of the project's own
         """
         import torch

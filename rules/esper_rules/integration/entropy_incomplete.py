@@ -29,9 +29,8 @@ def _fewer_heads(net: NetworkClass, method: Method) -> Iterator[Hit]:
     """An entropy that depends on fewer heads than the log-prob; that of a Gaussian depends on no mean."""
     heads = {f"@{head.name}" for head in net.policy_heads}
     event, mine, scores = returns(method.frame), method.named("entropy"), method.named("log_prob")
-    if event is None or len(heads) < 2 or not mine or not all(output.is_known for output in mine):
-        return
-    if any(each.kind == "dist" and each.name in ELEMENTWISE for each, _ in method.frame.walk()):
+    gaussian = any(each.kind == "dist" and each.name in ELEMENTWISE for each, _ in method.frame.walk())
+    if event is None or gaussian or len(heads) < 2 or not all(output.is_known for output in mine):
         return
     has = frozenset[str]().union(*(output.layers for output in mine)) & heads
     lacks = frozenset[str]().union(*(output.layers & output.trained for output in scores)) & heads - has
@@ -121,6 +120,21 @@ class EntropyIncomplete(Rule):
                 yield Hit.at(mean, says, severity=Severity.LOW)
 
     VALID = (
+        # named heads, all of them
+        """
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.move_head, self.aim_head = nn.Linear(4, n), nn.Linear(4, n)
+
+            def evaluate_actions(self, obs, actions):
+                move, aim = self.move_head(obs).log_softmax(-1), self.aim_head(obs).log_softmax(-1)
+                log_prob = move.gather(-1, actions[..., :1]) + aim.gather(-1, actions[..., 1:])
+                entropy = -(move.exp() * move).sum(-1) - (aim.exp() * aim).sum(-1)
+                return log_prob, entropy
+        """,
         # a Gaussian's entropy does not depend on its mean
         """
         from torch import nn

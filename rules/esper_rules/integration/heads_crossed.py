@@ -129,6 +129,16 @@ class HeadsCrossed(Rule):
             def get_log_prob(self, obs, actions, samples):
                 dist = Categorical(logits=self.move_head(obs))
                 return [dist.log_prob(action) for action in actions], [s.log_prob(samples[0]) for s in actions]
+
+            def _dist(self, obs):
+                return Categorical(logits=self.move_head(obs))
+
+            def get_log_probs(self, obs, actions):
+                total = self._dist(obs).log_prob(actions[0])
+                dist = self._dist(obs)
+                for _ in range(2):
+                    total = total + dist.log_prob(actions[0])
+                return total
         """,
     )
     INVALID = (
@@ -155,6 +165,9 @@ class HeadsCrossed(Rule):
             def eval_actions(self, obs, actions):
                 move, aim = Categorical(logits=self.move_head(obs)), Categorical(logits=self.aim_head(obs))
                 return move.log_prob(actions["move"]) + aim.log_prob(actions["move"])  # <- ESP526
+
+            def get_log_prob(self, obs, actions):
+                return self.eval_actions(obs, actions)
         """,
     )
 

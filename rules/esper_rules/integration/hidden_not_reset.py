@@ -24,6 +24,7 @@ from esper_audit.rulekit import (
     Note,
     Rule,
     Severity,
+    Val,
     as_given,
     bare,
     core_calls,
@@ -132,28 +133,23 @@ class HiddenNotReset(Rule):
         for call in method.cores:
             if len(call.parts) != 2:
                 continue
-            if _cleared_by_half(call):
-                yield self._hit(call, "h is cleared at episode starts and c is not", ())
-                continue
             first, second = (bare(first_round(part)) for part in call.parts)
-            if not is_known(first | second):
-                continue
-            for name in (*method.starts, *method.ends):
-                if (name in first) != (name in second):
-                    cleared, other = ("h", "c") if name in first else ("c", "h")
-                    yield self._hit(call, f"{cleared} is cleared at episode starts and {other} is not", ())
+            given = {*method.starts, *method.ends} if is_known(first | second) else set()
+            h_alone = bool(given & first - second) or _cleared_alone(*call.parts)
+            c_alone = bool(given & second - first) or _cleared_alone(*reversed(call.parts))
+            if h_alone != c_alone:
+                cleared, other = ("h", "c") if h_alone else ("c", "h")
+                yield self._hit(call, f"{cleared} is cleared at episode starts and {other} is not", ())
 
     def _by_starts(self, net: NetworkClass, method: Method) -> Iterator[Hit]:
         """Starts that a method takes, and that reach its core nowhere, or one step late."""
-        if not method.cores or method.frame.result is UNKNOWN:
-            return
-        for name in (*method.starts, *method.ends):
+        runs = bool(method.cores) and method.frame.result is not UNKNOWN
+        for name in (*method.starts, *method.ends) if runs else ():
             before, entering = _entering(net, method)
             if not is_known(entering) or name in bare(before) | method.discarded:
                 continue
-            if name in bare(entering):
-                if names_start(name):
-                    yield self._hit(method.cores[-1], f"`{name}` clears the state after the step that it marks", ())
+            if name in bare(entering) and names_start(name):
+                yield self._hit(method.cores[-1], f"`{name}` clears the state after the step that it marks", ())
             elif name not in bare(sources_of(net, method.frame.result)):
                 yield self._hit(method.cores[0], f"`{method.name}` takes `{name}`, and no state depends on it", ())
 
@@ -227,6 +223,14 @@ class HiddenNotReset(Rule):
 
             def act(self, x, hidden, episode_start, **options):
                 return self.lstm(x, **options)
+
+            def eval_actions(self, x, hidden, done, actions):
+                out, _ = self.lstm(x, hidden)
+                return out * done
+
+            def get_log_prob(self, x, h, done, actions):
+                self.memory = self.memory * 0.5
+                return self.lstm(x, (h, self.memory))
         """,
         # one helper for both
         """
@@ -365,6 +369,13 @@ class HiddenNotReset(Rule):
             def forward(self, x, hidden, episode_starts):
                 return self._run(x, hidden, episode_starts)
 
+            def explore(self, x, hidden, episode_starts):
+                return self._run(x, hidden, episode_starts)
+
+            def predict(self, x, hidden, is_first):
+                h, c = hidden
+                return self.lstm(x, (h, c * is_first))  # <- ESP512
+
             def act(self, x, hidden, episode_start):
                 return self.lstm(x, hidden)  # <- ESP512
 
@@ -497,6 +508,6 @@ def _only(frame: Frame) -> list[CoreCall]:
     return calls if len(calls) == 1 else []
 
 
-def _cleared_by_half(call: CoreCall) -> bool:
-    first, second = call.parts
-    return any("kept" in one.tags and as_given(other) for one, other in ((first, second), (second, first)))
+def _cleared_alone(one: Val, other: Val) -> bool:
+    """Whether one part of a state is cleared and the other is what came in."""
+    return "kept" in one.tags and as_given(other)

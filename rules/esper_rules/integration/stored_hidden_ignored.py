@@ -144,6 +144,19 @@ class StoredHiddenIgnored(Rule):
         )
 
     VALID = (
+        # the state goes in with the input
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.core = nn.GRU(4, 8)
+
+            def forward(self, x, hidden):
+                return self.core(torch.cat([x, hidden], -1))
+        """,
         # read, in one way or another
         """
         import torch

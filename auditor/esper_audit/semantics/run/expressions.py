@@ -124,7 +124,7 @@ class Expressions(Assignments):
         used = self.used
         if stops_gradient(node, name):
             value, used = without_gradient(value), cut(used)
-        if name == "argmax":
+        if name == "argmax" or (name == "max" and len(node.args) > (not isinstance(node.func, cst.Attribute))):
             used = used | {f"{CHOICE}{self.interpreter.order_of(node)}"}
         if name.endswith("_") and isinstance(node.func, cst.Attribute) and isinstance(node.func.value, cst.Name):
             changed = self.env.get(node.func.value.value)
