@@ -92,6 +92,12 @@ class Method:
         )
 
     @property
+    def is_masked(self) -> bool:
+        """Whether an action or a log-prob that it gives depends on its masks."""
+        outputs = (*self.named("log_prob"), *self.named("action"))
+        return any(output.sources & set(self.params("mask")) for output in outputs)
+
+    @property
     def discarded(self) -> frozenset[str]:
         """The parameters that it, or what it calls, does away with by `del`."""
         values = (event.value for event, _ in self.frame.walk() if event.kind == "discard")

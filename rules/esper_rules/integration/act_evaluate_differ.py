@@ -10,7 +10,6 @@ from esper_audit.rulekit import (
     Category,
     Confidence,
     Hit,
-    Method,
     ModuleModel,
     NetworkClass,
     Note,
@@ -23,13 +22,6 @@ from esper_audit.rulekit import (
     returns,
     scored,
 )
-
-
-def _masked(method: Method) -> bool:
-    """Whether the log-prob or the action of a method depends on a mask that it is given."""
-    outputs = (*method.named("log_prob"), *method.named("action"))
-    return any(output.sources & set(method.params("mask")) for output in outputs)
-
 
 _VERBS = {"mask": "masks", "scale": "scales", "clamp": "clamps"}
 
@@ -130,7 +122,7 @@ class ActEvaluateDiffer(Rule):
 
     def _mask_dropped(self, net: NetworkClass, told: set[str]) -> Iterator[Hit]:
         """Evaluating methods that are given masks which reach no log-prob, where acting ones mask."""
-        acted = [method for method in acting(net) if _masked(method)] if net.speaks_of_masks else []
+        acted = [method for method in acting(net) if method.is_masked] if net.speaks_of_masks else []
         for method in scored(net) if acted else ():
             masks, event = method.params("mask"), returns(method.frame)
             known = [output for output in method.named("log_prob") if output.is_known and output.layers]

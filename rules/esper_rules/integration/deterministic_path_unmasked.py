@@ -26,6 +26,7 @@ from esper_audit.rulekit import (
     has_layers,
     is_known,
     masked_logits,
+    scored,
     sources_of,
     tensor_role,
 )
@@ -125,8 +126,10 @@ class DeterministicPathUnmasked(Rule):
 
     def _by_dependence(self, net: NetworkClass) -> Iterator[Hit]:
         """Actions that an argmax chose from what no mask reaches, where what else the method gives depends on masks."""
-        methods = acting(net) if net.speaks_of_masks else ()
-        for method in (each for each in methods if each.params("mask")):
+        methods = [each for each in acting(net) if each.params("mask")] if net.speaks_of_masks else []
+        if not any(method.is_masked for method in ((*methods, *scored(net)) if methods else ())):
+            return  # masks are taken and done away with: no policy that knows them
+        for method in methods:
             masks = set(method.params("mask"))
             chosen = frozenset[str]().union(*(output.sources for output in method.named("action")))
             events = [event for event, _ in method.frame.walk()]
@@ -143,6 +146,22 @@ class DeterministicPathUnmasked(Rule):
                     yield Hit.at(event, "the argmax is taken of what no mask reaches, and samples are masked")
 
     VALID = (
+        # an agent without masks, whatever it is given: a control
+        """
+        import torch
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.head = nn.Linear(4, n)
+
+            def act(self, x, masks):
+                masks = torch.ones_like(masks)
+                action = self.head(x).masked_fill(~masks, -1e9).argmax(-1)
+                return action
+        """,
         """
         import torch
         from torch import nn
