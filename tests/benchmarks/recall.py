@@ -96,8 +96,11 @@ what the matrix found to convict. [The comparison](comparison.md) holds the lint
 
 The networks are the reference implementation; `cleanrl`, an agent in one file with an LSTM, steps before environments,
 torch's distributions and one method that acts and evaluates; `explicit`, an actor-critic with a GRU, three named heads
-and formulas of its own. Rules were written with the first at hand; the other two are the held-out check, planted by
-somebody who wrote no rules and did not look at them. Networks and faults are made for the purpose all the same.
+and formulas of its own. Rules were written with the first at hand; the other two were planted by somebody who wrote no
+rules and did not look at them. When the rules first met them, blind, 110 of 190 and 109 of 189 were seen, 76 and 73 of
+them at medium and above, and no twin at medium; what had been missed was read then, and facts were added, so the table
+below is not blind any more. Networks and faults are made for the purpose all the same. Some faults of the other two
+stand in what trains the network, where few rules look.
 
 | network | tool | faults seen | operators seen in every spelling | benign twins reported |
 |---|---|---:|---:|---:|

@@ -33,7 +33,7 @@ _FROM_SHAPE = frozenset(
 _NO_GRADIENT = frozenset(
     "detach detach_ item tolist numpy argmax argmin argsort multinomial sample long int bool byte round floor ceil "
     "sign any all eq ne lt le gt ge isnan isinf isfinite logical_not logical_and logical_or nonzero bernoulli "
-    "searchsorted one_hot isin bincount tensor from_numpy".split()
+    "new_tensor searchsorted one_hot isin bincount tensor from_numpy".split()
 )
 
 
