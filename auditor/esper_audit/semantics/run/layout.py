@@ -227,7 +227,7 @@ def size_of(axes: Axes | None, axis: object) -> str:
     at = ax.place(axes, axis)
     if axes is not None and at is not None:
         return axes[at] if "." not in axes[at] and axes[at] != "many" else ""
-    if axes is not None and len(axes[0]) > 1 and isinstance(axis, int) and axis >= 0:
+    if axes and len(axes[0]) > 1 and isinstance(axis, int) and axis >= 0:
         return f"{axes[0][1:]}#{axis}"  # of `*x`
     return ""
 
