@@ -37,12 +37,12 @@ class Scoring:
         return self.frame.function.name
 
 
-def scoring_of(net: NetworkClass, frame: Frame) -> Scoring:
-    """What the log-probs of one run are taken of, and where in the network."""
+def scoring_of(frame: Frame) -> Scoring:
+    """What the log-probs of one run are taken of."""
     complete = True
     events: dict[cst.CSTNode, Event] = {}
     steps: dict[cst.CSTNode, dict[str, tuple[cst.CSTNode, Any]]] = {}
-    for event, logits in _scored(net, frame):
+    for event, logits in _scored(frame):
         heads = [step.node for step in logits.steps if step.kind == "head"]
         complete = complete and bool(heads)
         happened = {step.kind: (step.node, step.function) for step in logits.steps if step.kind not in _NO_CHANGE}
@@ -54,16 +54,23 @@ def scoring_of(net: NetworkClass, frame: Frame) -> Scoring:
     return Scoring(frame, events, steps, complete)
 
 
-def _scored(net: NetworkClass, frame: Frame) -> Iterator[tuple[Event, Val]]:
-    """Where the network's own methods take log-probs, with the logits (or means) that these come from."""
+def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
+    """Where the methods of networks take log-probs, with the logits (or means) that these come from."""
     for event, stack in frame.walk():
-        place = net.in_network(event, stack)
+        place = _place(event, stack)
         if event.kind == "call" and event.name == ".log_prob" and event.target.kind == "dist":
             yield place, event.target.item("logits") or Val()
         elif event.kind == "call" and event.name in (".log_prob", ".log_probs"):
             yield place, Val()  # of a distribution that nothing is known about
         elif event.kind == "dist" and event.name == "gather":
             yield place, event.target
+
+
+def _place(event: Event, stack: tuple[Event, ...]) -> Event:
+    """The innermost call in a method of a network: its cure begins there, and not in a distribution that all share."""
+    calls = (*stack, event)
+    owners = ((call, call.function.owner) for call in reversed(calls))
+    return next((call for call, owner in owners if owner is not None and owner.is_network), event)
 
 
 def means_over_heads(frame: Frame, role: str) -> Iterator[Event]:
@@ -106,16 +113,16 @@ def _act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
         name = optional_action(function)
         if name:
             acted, evaluated = (
-                scoring_of(net, net.interpreter.run(function, net.flow, {name: action})) for action in (NONE, _ACTION)
+                scoring_of(net.interpreter.run(function, net.flow, {name: action})) for action in (NONE, _ACTION)
             )
             if acted.events and evaluated.events:
                 yield acted, evaluated
     if EVALUATE not in net.roles.values():
         return
-    acts = [scoring for frame in acting_frames(net) if (scoring := scoring_of(net, frame)).events]
+    acts = [scoring for frame in acting_frames(net) if (scoring := scoring_of(frame)).events]
     for frame in net.frames(EVALUATE) if acts else ():
         if any(tensor_role(param.name) == "action" for param in frame.function.params):
-            evaluated = scoring_of(net, frame)
+            evaluated = scoring_of(frame)
             for acted in acts if evaluated.events else ():
                 yield acted, evaluated
 
