@@ -3,10 +3,11 @@
     python tests/corpus/score.py FOLDER [FOLDER ...]
 
 Each folder holds checkouts at the commits that stand in `judged.jsonl`, whatever they are called; others are scored,
-too, under the names of their folders. A line of that file is one finding with a verdict, and why: `true` (what is said is so, and it matters),
-`harmless` (it is so, but cannot hurt there; it counts as false) or `false`. Told are, for each rule, how many judged
-findings are true and still reported, what is reported at `--min-severity` and above and was never judged, and what was
-judged and is reported no more. The exit code is 1 when a rule is below 90 %, or all of them below 95 %.
+too, under the names of their folders. A line of that file is one finding with a verdict, and why: `true` (what is said
+is so, and it matters), `harmless` (it is so, but cannot hurt there; it counts as false) or `false`. Told are, for each
+rule, how many judged findings are true and still reported, what is reported at `--min-severity` and above and was never
+judged, and what was judged and is reported no more. The exit code is 1 when a rule is below 90 %, or all of them below
+95 %.
 
 This is run by hand, and is no test: it needs the checkouts.
 """
