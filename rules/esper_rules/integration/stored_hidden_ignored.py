@@ -205,6 +205,20 @@ class StoredHiddenIgnored(Rule):
             def forward(self, x, hidden):
                 return self.body(x)
         """,
+        # the state of another part, which the core reads as its input
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+
+            def forward(self, x, hidden):
+                state = torch.zeros_like(hidden)
+                return self.gru(x * hidden, state)
+        """,
         # the state comes in an object
         """
         from dataclasses import dataclass
