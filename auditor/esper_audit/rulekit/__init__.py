@@ -27,6 +27,7 @@ from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, eve
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
+from esper_audit.semantics.handed_in import hands_in_copies
 from esper_audit.semantics.head_gains import HeadGain, head_gains
 from esper_audit.semantics.hidden_states import FreshState, by_line, fresh_hidden_states, pinned_states
 from esper_audit.semantics.host import Interruption, counters, host_reads, side_effects, tensor_branches
@@ -181,6 +182,7 @@ __all__ = [
     "gap",
     "gate_bias_writes",
     "gradient_free_block",
+    "hands_in_copies",
     "has_layers",
     "head_gains",
     "head_name",

@@ -155,7 +155,7 @@ def reorders(axes: Axes | None, sizes: Axes) -> bool:
 
 def viewed(axes: Axes | None, sizes: Axes) -> Axes:
     """The axes after a `view` to sizes of these labels, where `-1` is one of them and stands for the rest."""
-    if axes is not None and "&" in sizes[0]:  # a product of sizes names what is flattened, not in which order
+    if axes is not None and sizes and "&" in sizes[0]:  # a product of sizes names what is flattened, not in which order
         ahead = apart(axes)[: len(sizes[0].split("&"))]
         sizes = (".".join(ahead) if sorted(ahead) == sizes[0].split("&") else "", *sizes[1:])
     sizes = tuple("" if "&" in size else size for size in sizes)

@@ -333,11 +333,17 @@ class _Reading:
             return scope.numbers[node.value]
         return Gain(_number(node, module), node, module)
 
+    def _holds_heads(self, node: cst.BaseExpression) -> bool:
+        """Whether an attribute is a list or dict of heads: what a subscript picks there is a head, no inner layer."""
+        layer = self.net.layers.get(dotted(node).rpartition(".")[2])
+        made = str(layer.ref[0]) if layer is not None and isinstance(layer.ref, tuple) else ""
+        return made.endswith(("ModuleList", "ModuleDict"))
+
     def _subject(self, node: cst.CSTNode, scope: _Scope) -> Subject:
         """The layers that an expression is about."""
         found: set[object] = set()
         for part in descendants(node):
-            if isinstance(part, cst.Subscript) and _picks_inner(part):
+            if isinstance(part, cst.Subscript) and _picks_inner(part) and not self._holds_heads(part.value):
                 return _NONE
             if isinstance(part, cst.Attribute) and isinstance(part.value, cst.Name) and part.value.value == scope.me:
                 found.add(ALL if part.attr.value in _WHOLE else part.attr.value)

@@ -52,6 +52,11 @@ def fresh_hidden_states(net: NetworkClass, aspect: str) -> Iterator[FreshState]:
     yield from (state for node, state in fresh.items() if node not in settled)
 
 
+def initial_state_factories(net: NetworkClass) -> set[cst.CSTNode]:
+    """The factory calls that `fresh_hidden_states` judges, those that somebody moves among them."""
+    return {made.node for value, _, _ in _states(net) for part in value.flat() for made in part.made}
+
+
 def by_line(states: Iterable[FreshState]) -> list[tuple[FreshState, ...]]:
     """The states that are made on one line of one method together, in their order there: h and c of one return."""
     found: dict[object, list[FreshState]] = {}

@@ -27,6 +27,7 @@ _CASTS = frozenset({"float", "int", "bool", "numpy.array", "numpy.asarray", "tor
 _TRACED = frozenset({"numpy", "numpy.array", "numpy.asarray"})  # by Dynamo, which has a numpy of its own
 _DICE = re.compile(r"(numpy\.random|random)\.[a-z_]+")
 _NO_DICE = frozenset({"seed", "default_rng", "get_state", "set_state", "getstate", "setstate"})
+_WENT_WRONG = frozenset({"isnan", "isinf", "isfinite"})
 _LEVELS = frozenset({"debug", "info", "warning", "error", "critical", "log"})
 _CHATTY = re.compile(r"(^|_)(debug|verbose|verbosity|log|logging|print|trace|profile|profiling)(_|$)", re.IGNORECASE)
 _EXPLORES = re.compile(r"eps|explor|random|warm_?up|coin", re.IGNORECASE)
@@ -104,6 +105,8 @@ def tensor_branches(net: NetworkClass) -> tuple[Interruption, ...]:
 
 def _branch(event: Event, _role: str) -> str:
     branch = _deciding(event)
+    if _asks_the_type(event):
+        return ""
     if not isinstance(branch, cst.If):
         return "branch"
     return "check" if _raises(branch) else "loop" if any(find(branch, cst.For)) else "branch"
@@ -131,7 +134,7 @@ def side_effects(net: NetworkClass) -> tuple[Interruption, ...]:
 def _effect(event: Event, role: str) -> str:
     last = event.name.rpartition(".")[2]
     if event.name == "print" or (last in _LEVELS and _of_logger(event)):
-        return "" if _before_raise(event) else "print"
+        return "" if _before_raise(event) or _is_rare(event) else "print"
     if not _DICE.fullmatch(event.name) or last in _NO_DICE:
         return ""
     return "" if role == ACT and _explores(event) else "dice"
@@ -148,6 +151,18 @@ def _of_logger(event: Event) -> bool:
     made = event.module.index.constants.get(name)
     last = name.rpartition(".")[2].lower().strip("_")
     return last in ("logger", "logging") or (made is not None and "getLogger" in written(made))
+
+
+def _is_rare(event: Event) -> bool:
+    """Whether it is told only when something went wrong, or is one side of a conditional expression."""
+    if any(isinstance(branch, cst.IfExp) or _WENT_WRONG & _called(branch.test) for branch in event.branches_around):
+        return True
+    handlers = (handler for node in event.scope for handler in find(node, cst.ExceptHandler))
+    return any(event.node in descendants(handler) for handler in handlers)
+
+
+def _called(test: cst.BaseExpression) -> set[str]:
+    return {dotted(call.func).rpartition(".")[2] for call in find(test, cst.Call)}
 
 
 def _before_raise(event: Event) -> bool:

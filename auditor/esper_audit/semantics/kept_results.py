@@ -68,7 +68,7 @@ def _tensors(value: Val, depth: int = 0) -> Iterator[Val]:
     """The tensors that a value certainly is or holds: those of distributions and objects of the project, too."""
     attributes = getattr(value.ref, "attributes", None)
     if value.kind == "tensor":
-        yield value
+        yield from (value,) if value.dtype != "int64" else ()  # indices have no graph
     elif depth > 4:
         return
     elif value.items and (value.kind in (*_PARTS, "dist") or "record" in value.tags):

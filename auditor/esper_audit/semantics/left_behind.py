@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import libcst as cst
 
 from esper_audit.semantics.flow import Event
-from esper_audit.semantics.hidden_states import fresh_hidden_states
+from esper_audit.semantics.hidden_states import initial_state_factories
 from esper_audit.semantics.network import NetworkClass, once
+from esper_audit.semantics.tree import find, literal_string
 from esper_audit.semantics.values import Made
 
 _MOVES_ALL = frozenset({"to", "cuda", "_apply"})
-_DEFAULTS = (b"set_default_device", b"set_default_tensor_type")
+_DEFAULTS = ("set_default_device", "set_default_tensor_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,24 @@ def _left_behind(net: NetworkClass) -> Iterator[LeftBehind]:
     for _, event, _ in net.hot_events("meet"):
         for made in event.value.left_behind:
             met.setdefault(made.node, (made, event))
-    if not met or any(net.project.mentions(path, *_DEFAULTS) for path in net.caller_files):
+    if not met or net.ruled_by(*_DEFAULTS):
         return
-    hidden = {state.made.node for state in fresh_hidden_states(net, "device")}
+    hidden = initial_state_factories(net)
     keepers = _keepers(net)
     for node, (made, meeting) in met.items():
         kept = keepers.get(node)
-        if node not in hidden and (kept is None or not _may_be_moved(net, kept.name)):
+        if node not in hidden and not _on_the_cpu(meeting) and (kept is None or not _may_be_moved(net, kept.name)):
             yield LeftBehind(made, meeting, kept)
+
+
+def _on_the_cpu(meeting: Event) -> bool:
+    """Whether the method takes its input to the CPU: then nothing else works than a network that is there."""
+    for call in (call for node in meeting.scope for call in find(node, cst.Call)):
+        name = call.func.attr.value if isinstance(call.func, cst.Attribute) else ""
+        target = call.args[0].value if len(call.args) == 1 else None
+        if name == "to" and isinstance(target, cst.SimpleString) and literal_string(target) == "cpu":
+            return True
+    return False
 
 
 def _keepers(net: NetworkClass) -> dict[cst.CSTNode, Event]:

@@ -397,6 +397,12 @@ class NetworkClass:
             if not words or any(self.project.names(path, word) for word in words):
                 yield from self._callers_in(path, None)
 
+    def ruled_by(self, *words: str) -> bool:
+        """Whether a file that leads to the network on whatever way, a script mostly, says one of the words."""
+        own = self.module.path
+        files = {path for word in words for path in self.project.files_naming(word) or ()}
+        return any(path == own or own in self.project.reach(path) for path in self.project.in_order(files))
+
     def callers_saying(self, pattern: re.Pattern[bytes]) -> Iterator[Caller]:
         """The callers in files that match a pattern; of these, the classes and functions whose text does."""
         for path in self.caller_files:

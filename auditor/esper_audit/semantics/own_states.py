@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from esper_audit.semantics.cores import core_calls
+from esper_audit.semantics.cores import CoreCall, core_calls
 from esper_audit.semantics.depends import bare, function_name
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
@@ -89,19 +89,24 @@ def _uses(net: NetworkClass, stored: set[str]) -> dict[str, list[_Use]]:
             for call in core_calls(frame):
                 atoms = bare(sources_of(net, call.state)) if call.state is not None else frozenset()
                 for name in sorted(stored & {atom[5:] for atom in atoms if atom.startswith("self.")}):
-                    found.setdefault(name, []).append(_Use(role, frame.function, _replaced(net, frame, name)))
+                    found.setdefault(name, []).append(_Use(role, frame.function, _replaced(net, frame, name, call)))
     return found
 
 
-def _replaced(net: NetworkClass, frame: Frame, attribute: str) -> str:
+def _replaced(net: NetworkClass, frame: Frame, attribute: str, call: CoreCall) -> str:
     """The parameter for a hidden state that the attribute takes the place of; empty where that is a fallback for None.
+
+    A state that the core reads as its input is that of another part, and lost it is not.
 
     Every function on the way that reads the attribute may say that it is one.
     """
+    read = bare(sources_of(net, call.event.args[0])) if call.event.args else frozenset()
     names = [
         param.name
         for param in frame.function.params[1:]
-        if tensor_role(param.name) == "hidden" and (param.default is None or dotted(param.default) != "None")
+        if tensor_role(param.name) == "hidden"
+        and param.name not in read
+        and (param.default is None or dotted(param.default) != "None")
     ]
     readers = [
         function

@@ -9,17 +9,18 @@ from pathlib import Path
 from esper_audit.semantics.network import NetworkClass, once
 from esper_audit.semantics.project import Project, is_torch_module, written
 
-_WORDS = ("half", "double", "bfloat16", "float16", "float64", "dtype", "autocast", "set_default_dtype")
+_WORDS = ("half", "double", "bfloat16", "float16", "float64", "dtype", "set_default_dtype")
 _CASTS = frozenset({"half", "double", "bfloat16"})
 _OTHER = re.compile(r"\b(b?float16|float64|half|double|\w*dtype)\b")  # written in a `.to(...)`
-_MAY_CAST = re.compile(rb"\.(?:half|double|bfloat16)\(|\.to\(|\bautocast\b|\bset_default_dtype\b")
+_MAY_CAST = re.compile(rb"\.(?:half|double|bfloat16)\(|\.to\(|\bset_default_dtype\b")
 _MODULE_NAME = re.compile(r"(model|module|net|network|policy|agent|actor|critic|learner)s?\d?$", re.IGNORECASE)
 
 
 @once
 def other_precision(net: NetworkClass) -> bool:
-    """Whether the class speaks of its dtype, or a file around it, no test, casts modules or uses autocast.
+    """Whether the class speaks of its dtype, or a file around it, no test, casts modules.
 
+    Autocast is no such thing: it takes states in float32 beside parameters in float32.
     What cannot be looked through shows nothing.
     """
     return _speaks_of_dtype(net) or _project_casts(net.project, net.module.path)
@@ -55,7 +56,7 @@ def _project_casts(project: Project, own: Path) -> bool:
 
 
 def _casts(project: Project, path: Path) -> bool:
-    """Whether a file casts a module, enters autocast or sets another default; each file is asked once."""
+    """Whether a file casts a module or sets another default; each file is asked once."""
     if not project.says(path, _MAY_CAST):
         return False
     project.uses_facts(path)
@@ -79,8 +80,6 @@ def _casts_in(project: Project, path: Path, tree: ast.Module) -> bool:
         if not isinstance(node, ast.Call):
             continue
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if called == "autocast" and not _is_off(node):
-            return True
         if called == "set_default_dtype" and not any(written(argument).endswith("float32") for argument in node.args):
             return True
         if not isinstance(node.func, ast.Attribute) or not _is_cast(node, called):
@@ -91,10 +90,6 @@ def _casts_in(project: Project, path: Path, tree: ast.Module) -> bool:
         if id(node) in discarded or name in modules or _makes_module(project, path, owner) or _MODULE_NAME.search(name):
             return True
     return False
-
-
-def _is_off(node: ast.Call) -> bool:
-    return any(keyword.arg == "enabled" and written(keyword.value) == "False" for keyword in node.keywords)
 
 
 def _is_cast(node: ast.Call, called: str) -> bool:

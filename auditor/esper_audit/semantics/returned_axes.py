@@ -30,6 +30,7 @@ class Returned:
     role: str
     value: Val
     stated: Axes | None
+    in_prose: bool = False  # by the docstring alone
 
     @property
     def axes(self) -> Axes | None:
@@ -48,7 +49,7 @@ def returned(net: NetworkClass, frame: Frame) -> Iterator[Returned]:
         role = "value" if not role and value.from_layers & critics and not value.roles & set(SCORES[1:]) else role
         role = role or next((each for each in SCORES if value.roles & {"value", "log_prob", "entropy"} == {each}), "")
         if role in SCORES and value.is_tensorish and not value.tags & {"logp", "p"}:
-            yield Returned(role, value, comment or documented.get(role))
+            yield Returned(role, value, comment or documented.get(role), in_prose=comment is None)
 
 
 def _named(value: Val, name: str, stated: Axes | None) -> Iterator[tuple[str, Val, Axes | None]]:

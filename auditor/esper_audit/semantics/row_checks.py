@@ -29,6 +29,9 @@ _CARES = re.compile(
 )
 
 
+_OBJECTION = re.compile(r"assert|warn|error|raise|fail|expect|check|ensure|verify|validate")
+
+
 @dataclass(frozen=True, slots=True)
 class RowCheck:
     """A question whether each row has a valid action; `off` says why nobody hears the answer, or is empty."""
@@ -68,7 +71,7 @@ def somebody_cares(net: NetworkClass) -> bool:
 def _row_checks(net: NetworkClass) -> Iterator[RowCheck]:
     for frame, event, stack in net.hot_events("call", "count_check", "skipped"):
         if event.kind == "skipped":
-            if isinstance(event.node, cst.If) and _holds_question(event.node):
+            if isinstance(event.node, cst.If) and _holds_question(event.node) and _objects(event.node):
                 yield RowCheck(event.node, event, f"`{event.module.code(event.node.test)}` is False")
         elif event.kind == "count_check" or _is_question(event):
             yield RowCheck(event.node, event, _swallowed(event, stack) or _off_by_default(net, frame, event, stack))
@@ -81,6 +84,12 @@ def _is_question(event: Event) -> bool:
     if "mask" not in subject.roles or home not in ("torch", ""):
         return False
     return name in _ASKS or (name == "all" and "negated" in subject.tags)
+
+
+def _objects(branch: cst.If | cst.IfExp) -> bool:
+    """Whether something under a flag raises, asserts or warns: another flag may choose a distribution."""
+    said = (dotted(call.func).rpartition(".")[2].lower() for call in find(branch, cst.Call))
+    return any(find(branch, (cst.Raise, cst.Assert))) or any(_OBJECTION.search(name) for name in said)
 
 
 def _holds_question(branch: cst.If) -> bool:
@@ -121,7 +130,7 @@ def _ignores(handler: cst.ExceptHandler) -> bool:
 def _off_by_default(net: NetworkClass, frame: Frame, event: Event, stack: Sequence[Event]) -> str:
     """A flag around the question that comes from a parameter of the constructor whose default is False."""
     inner = stack[-1].frame if stack and stack[-1].frame is not None else frame
-    for branch in event.branches_around:
+    for branch in filter(_objects, event.branches_around):
         for name in (dotted(node) for node in find(branch.test, (cst.Name, cst.Attribute))):
             flag = inner.params.get(name) or net.flow.attributes.get(name.removeprefix("self.")) or Val()
             for origin in sorted(flag.origins):

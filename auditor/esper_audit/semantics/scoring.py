@@ -55,14 +55,22 @@ def scoring_of(frame: Frame) -> Scoring:
 
 
 def _scored(frame: Frame) -> Iterator[tuple[Event, Val]]:
-    """Events that take log-probs, with the logits (or means) that these come from."""
-    for event, _ in frame.walk():
+    """Where the methods of networks take log-probs, with the logits (or means) that these come from."""
+    for event, stack in frame.walk():
+        place = _place(event, stack)
         if event.kind == "call" and event.name == ".log_prob" and event.target.kind == "dist":
-            yield event, event.target.item("logits") or Val()
+            yield place, event.target.item("logits") or Val()
         elif event.kind == "call" and event.name in (".log_prob", ".log_probs"):
-            yield event, Val()  # of a distribution that nothing is known about
+            yield place, Val()  # of a distribution that nothing is known about
         elif event.kind == "dist" and event.name == "gather":
-            yield event, event.target
+            yield place, event.target
+
+
+def _place(event: Event, stack: tuple[Event, ...]) -> Event:
+    """The innermost call in a method of a network: its cure begins there, and not in a distribution that all share."""
+    calls = (*stack, event)
+    owners = ((call, call.function.owner) for call in reversed(calls))
+    return next((call for call, owner in owners if owner is not None and owner.is_network), event)
 
 
 def means_over_heads(frame: Frame, role: str) -> Iterator[Event]:

@@ -140,6 +140,12 @@ class TensorTruthinessBranch(Rule):
                     out, hidden = self.rnn(obs, hidden)
                 return self.action_head(out), hidden
 
+            def get_action(self, obs: torch.Tensor):
+                if not isinstance(obs, torch.Tensor):
+                    if not obs:
+                        obs = torch.zeros(8)
+                return self.action_head(obs)
+
             @torch.compiler.disable
             def check(self, logits):
                 if logits.abs().max() > 1e6:

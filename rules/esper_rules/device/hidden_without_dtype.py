@@ -34,8 +34,9 @@ class HiddenWithoutDtype(Rule):
     without a stored state; for a bfloat16 LSTM on the CPU the error can come from oneDNN and name no dtype. Under
     autocast the opposite happens: an LSTM may return h and c in low precision (on the CPU with oneDNN it does in
     bfloat16), and when they are fed to a float32 forward later, that one fails. The finding is `medium` where the class
-    speaks of its dtype, or a file that imports it (no test) casts a module, sets another default dtype or uses
-    autocast; else all is float32, and it is `low`.
+    speaks of its dtype, or a file that imports it (no test) casts a module or sets another default dtype. Else all is
+    float32, and it is `low`, also under autocast: it takes a fresh state in float32 beside float32 parameters, and
+    where the state leaves the autocast region is not followed.
 
     ## Example
     ```python

@@ -101,6 +101,21 @@ class TensorAttributeNotBuffer(Rule):
                 )
 
     VALID = (
+        # a method that takes its input to the CPU works nowhere else
+        """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(4, 4)
+                self.shift = torch.zeros(4)
+
+            def forward(self, x):
+                out = x.to("cpu") if x.is_cuda else x
+                return self.layer(out) + self.shift
+        """,
         # registered, a parameter, or moved where it is used
         """
         import torch

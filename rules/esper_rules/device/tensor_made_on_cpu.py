@@ -82,6 +82,51 @@ class TensorMadeOnCpu(Rule):
                 )
 
     VALID = (
+        # places in a list that are filled before they are read; and a script that sets the default for all
+        """
+        import torch
+        from torch import nn
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Linear(4, 4)
+
+            def forward(self, x):
+                states = [torch.empty(0)] * 5
+                states[0] = x
+                for t in range(4):
+                    states[t + 1] = self.head(states[t])
+                return states
+        """,
+        Case(
+            {
+                "network.py": """
+                import torch
+                from torch import nn
+
+                class Net(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.head = nn.Linear(4, 4)
+
+                    def forward(self, x):
+                        return self.head(x) @ torch.eye(4)
+
+                class Policy(nn.Module):
+                    def __init__(self):
+                        super().__init__()
+                        self.net = Net()
+                """,
+                "train.py": """
+                import torch
+                from network import Policy
+
+                torch.set_default_tensor_type("torch.cuda.FloatTensor")
+                policy = Policy()
+                """,
+            }
+        ),
         # given a device, or moved
         """
         import torch

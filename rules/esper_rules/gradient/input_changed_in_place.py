@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import libcst as cst
+
 from esper_audit.rulekit import (
     ACT,
     EVALUATE,
@@ -20,6 +22,9 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     Val,
+    dotted,
+    find,
+    hands_in_copies,
     tensor_role,
 )
 
@@ -100,11 +105,36 @@ class InputChangedInPlace(Rule):
         for frame in net.frames(FORWARD, ACT, EVALUATE, VALUE_METHOD):
             for event, _ in frame.walk() if not frame.function.name.startswith("_") else ():
                 name = _changed(frame, event)
-                if name is not None and event.node not in seen:
+                if name is None or event.node in seen:
+                    continue
+                if not hands_in_copies(net, frame.function, name):
                     seen.add(event.node)
                     yield Hit.at(event, f"`{name}`, which the caller still holds, is changed in place")
 
     VALID = (
+        # entries of a dict; and a tensor that each caller has picked out for the call
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.actor = nn.Linear(4, n)
+
+            def act(self, obs):
+                for key in obs.keys():
+                    obs[key] = obs[key].to(self.actor.weight.device)
+                return Categorical(logits=self.actor(obs["state"])).sample()
+
+            def get_action(self, x, action_masks=None):
+                action_masks[:] = True
+                return Categorical(logits=self.actor(x).masked_fill(~action_masks, -1e4)).sample()
+
+        def update(agent: Policy, obs, action_masks, minibatch_ind):
+            agent.get_action(obs)
+            return agent.get_action(obs[minibatch_ind], action_masks[minibatch_ind])
+        """,
         # copies, new tensors, lists, and what is no input of a policy
         """
         import torch
@@ -152,6 +182,30 @@ class InputChangedInPlace(Rule):
         """,
     )
     INVALID = (
+        # some caller keeps it, or may
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.actor = nn.Linear(4, n)
+
+            def act(self, obs):
+                obs.div_(255.0)  # <- ESP314
+                return Categorical(logits=self.actor(obs)).sample()
+
+            def evaluate(self, obs):
+                obs.mul_(2.0)  # <- ESP314
+                return self.actor(obs)
+
+        def update(agent: Policy, obs, batch, indices):
+            agent.evaluate(obs=obs[indices])
+            agent.evaluate(**batch)
+            agent.act(obs[indices])
+            return agent.act(obs)
+        """,
         """
         import torch
         from torch import Tensor, nn
@@ -225,5 +279,16 @@ def _changed(frame: Frame, event: Event) -> str | None:
     target: Val = event.target
     if "alias" not in target.tags or (target.kind != "tensor" and not target.roles):
         return None
-    held = [name for name in frame.params if name in target.origins]
+    held = [name for name in frame.params if name in target.origins and not _is_dict(event, name)]
     return next((name for name in held if target.kind == "tensor" or tensor_role(name)), None)
+
+
+def _is_dict(event: Event, name: str) -> bool:
+    """Whether the function asks it for keys or items: then what changes is an entry of a dict, and no tensor."""
+    owners = (
+        dotted(call.func.value)
+        for node in event.scope
+        for call in find(node, cst.Call)
+        if isinstance(call.func, cst.Attribute) and call.func.attr.value in ("keys", "items", "values")
+    )
+    return name in owners

@@ -99,7 +99,7 @@ class LogOfProbabilities(Rule):
         told: set[cst.CSTNode] = set()
         for _, event, _ in net.hot_events("call"):
             p = _probabilities(event)
-            if p is None or event.node in told or not scores_actions(net, p):
+            if p is None or event.node in told or not scores_actions(net, p) or _is_dropped(event):
                 continue
             told.add(event.node)
             says, severity = _words(p)
@@ -129,6 +129,23 @@ class LogOfProbabilities(Rule):
                 p = p / p.sum(-1, keepdim=True)
                 odds = torch.log(self.head(x).exp() + 1e-8)
                 return torch.log(p + 1e-8).gather(-1, action), odds, torch.log(mask.sum(-1) + 1e-8)
+        """,
+        # replaced before it is read
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.actor = nn.Sequential(nn.Linear(4, n), nn.Softmax(dim=-1))
+
+            def evaluate(self, x, action):
+                p = self.actor(x)
+                log_p = torch.log(p)
+                zeros = (p == 0.0).float() * 1e-8
+                log_p = torch.log(p + zeros)
+                return log_p.gather(-1, action)
         """,
         # a constant for the zeros alone: nothing else moves
         """
@@ -191,7 +208,9 @@ class LogOfProbabilities(Rule):
             def act(self, x):
                 p = self.actor(x)
                 action = torch.multinomial(p, 1)
-                return action, self._log(p.gather(-1, action))
+                log_p = torch.log(p)  # <- ESP309
+                log_p = log_p.gather(-1, action)
+                return action, self._log(p.gather(-1, action)), log_p
 
             def get_action(self, x):
                 dist = Categorical(self.actor(x))
@@ -255,6 +274,34 @@ def _probabilities(event: Event) -> Val | None:
         return None
     subject = event.args[0] if event.name == "torch.log" and event.args else event.target
     return subject if subject.tags & {"p", "p_floor"} else None
+
+
+def _is_dropped(event: Event) -> bool:
+    """Whether a later statement of the block gives the name to something else before anybody has read it."""
+    for block in (block for node in event.scope for block in find(node, cst.IndentedBlock)):
+        own = next((line for line in block.body if _assigned(line) and _value(line) is event.node), None)
+        if own is not None:
+            name = _assigned(own)
+            after = block.body[list(block.body).index(own) + 1 :]
+            uses = (line for line in after if any(node.value == name for node in find(line, cst.Name)))
+            first = next(uses, None)
+            return first is not None and _assigned(first) == name and not _reads(_value(first), name)
+    return False
+
+
+def _assigned(line: cst.CSTNode) -> str:
+    """The name that a plain assignment gives a value to."""
+    small = line.body[0] if isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 else None
+    target = small.targets[0].target if isinstance(small, cst.Assign) and len(small.targets) == 1 else None
+    return target.value if isinstance(target, cst.Name) else ""
+
+
+def _value(line: cst.CSTNode) -> cst.CSTNode:
+    return line.body[0].value  # type: ignore[attr-defined, no-any-return]
+
+
+def _reads(node: cst.CSTNode, name: str) -> bool:
+    return any(each.value == name for each in find(node, cst.Name))
 
 
 def _words(p: Val) -> tuple[str, Severity | None]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import libcst as cst
+
 from esper_audit.rulekit import (
     UNKNOWN,
     Case,
     Category,
     Event,
+    Function,
     Hit,
     ModuleModel,
     NetworkClass,
     Note,
     Rule,
     Severity,
+    Val,
 )
 
 _NORMALS = ("torch.distributions.Normal", "torch.distributions.normal.Normal")
@@ -92,21 +96,23 @@ class UnboundedLogStd(Rule):
         """Normals whose scale comes straight out of a layer or a parameter."""
         if any(net.project.mentions(path, *_BOUNDS_LATER) for path in net.caller_files):
             return
+        told: set[cst.CSTNode] = set()
         for _, event, stack in net.events("dist"):
-            tags = _scale(event) if event.name in _NORMALS else frozenset()
-            found = [tag for tag in _FOUND if tag in tags and "bounded" not in tags]
-            if found:
-                says, severity = _FOUND[found[0]]
-                call = net.in_network(event, stack)
-                handed = call is not event
-                yield Hit.at(
-                    call,
-                    f"`{call.name}` makes a `Normal` whose scale is {says}"
-                    if handed
-                    else f"the scale of this `Normal` is {says}",
-                    severity=severity,
-                    notes=(Note(event.module, event.node, "the `Normal` is made here"),) if handed else (),
-                )
+            found = _found(_scale(event)) if event.name in _NORMALS else ""
+            call = net.in_network(event, stack)
+            handed = call is not event
+            if not found or event.node in told or (handed and not _hands_over(call, found)):
+                continue
+            told.add(event.node)
+            says, severity = _FOUND[found]
+            yield Hit.at(
+                call,
+                f"`{call.name}` makes a `Normal` whose scale is {says}"
+                if handed
+                else f"the scale of this `Normal` is {says}",
+                severity=severity,
+                notes=(Note(event.module, event.node, "the `Normal` is made here"),) if handed else (),
+            )
 
     VALID = (
         """
@@ -161,6 +167,41 @@ class UnboundedLogStd(Rule):
                     log_std = log_std.clamp(-5, 2)
                 return Normal(self.mean(x), log_std.exp()).sample()
         """,
+        # another network makes it: that one is told; and whether there is a second layer, the configuration says
+        """
+        from torch import nn
+        from torch.distributions import Normal
+
+        class Model(nn.Module):
+            def __init__(self, n, std):
+                super().__init__()
+                self.mean = nn.Linear(8, n)
+                self.std = nn.Linear(8, n)
+                self.mode = std
+
+            def get_dist(self, state):
+                return Normal(state["mean"], state["std"])
+
+            def act(self, x):
+                if self.mode == "learned":
+                    std = self.std(x)
+                else:
+                    std = self.fixed
+                return Normal(self.mean(x), std)
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.model = Model(n, "fixed")
+                self.mean = nn.Linear(8, n)
+                self.log_std = nn.Linear(8, n)
+
+            def act(self, x):
+                return self.model.get_dist({"mean": self.mean(x), "std": self.log_std(x)}).sample()
+
+            def evaluate(self, x):
+                return self.model(x).log_prob(x)
+        """,
         # bounded after each step
         """
         import torch
@@ -209,6 +250,7 @@ class UnboundedLogStd(Rule):
             def __init__(self, n):
                 super().__init__()
                 self.mean = nn.Linear(8, n)
+                self.kind = n.kind
                 self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2 * n))
                 self.log_std = nn.Parameter(torch.zeros(1, n))
                 self.std = nn.Parameter(torch.ones(n))
@@ -222,7 +264,10 @@ class UnboundedLogStd(Rule):
                 return Independent(dist, 1).log_prob(actions)
 
             def get_dist(self, x):
-                return Normal(loc=self.mean(x), scale=self.std)  # <- ESP306
+                std = self.std if self.kind == "one" else self.std[:1]
+                if self.kind == "other":
+                    std = self.std.expand_as(std)
+                return Normal(loc=self.mean(x), scale=std)  # <- ESP306
 
             def forward(self, x):
                 return Normal(self.mean(x), torch.exp(self.head(x)[..., 4:]))  # <- ESP306
@@ -253,7 +298,22 @@ class UnboundedLogStd(Rule):
     )
 
 
-def _scale(event: Event) -> frozenset[str]:
+def _scale(event: Event) -> Val:
+    return event.args[1] if len(event.args) > 1 else event.kwargs.get("scale", UNKNOWN)
+
+
+def _found(scale: Val) -> str:
     """What is known of the scale's making."""
-    value = event.args[1] if len(event.args) > 1 else event.kwargs.get("scale", UNKNOWN)
-    return value.tags
+    return next((tag for tag in _FOUND if tag in scale.tags and "bounded" not in scale.tags), "")
+
+
+def _hands_over(call: Event, found: str) -> bool:
+    """Whether a call hands the scale, or its logarithm, to a function or an object that is no network itself.
+
+    A network that makes the `Normal` out of what it is given is told where it is defined.
+    """
+    owner = call.callee.owner if isinstance(call.callee, Function) else None
+    if not isinstance(call.callee, Function) or (owner is not None and owner.is_network):
+        return False
+    given = (part for value in (*call.args, *call.kwargs.values()) for part in value.flat())
+    return any(found.removeprefix("exp_") in part.tags or found in part.tags for part in given)

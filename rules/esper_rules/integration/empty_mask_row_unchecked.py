@@ -172,6 +172,26 @@ class EmptyMaskRowUnchecked(Rule):
             def act(self, x, mask):
                 return Categorical(logits=self.head(x).masked_fill(~mask, self.constant)).sample()
         """,
+        # the flag chooses a distribution, and is no check
+        """
+        from torch import nn
+        from torch.distributions import Beta, Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, n, use_categorical=False):
+                super().__init__()
+                self.use_categorical = use_categorical
+                self.head, self.alpha = nn.Linear(4, n), nn.Linear(4, n)
+
+            def act(self, x, mask):
+                if self.use_categorical:
+                    mask[mask.sum(-1) < 3, 0] = True
+                    return Categorical(logits=self.head(x).masked_fill(~mask, -1e4)).sample()
+                return Beta(self.alpha(x).exp(), 1).sample()
+
+            def get_action(self, x, mask):
+                return Categorical(logits=self.head(x).masked_fill(~mask, -1e4)).sample()
+        """,
         # those around it do, or switch the check on
         Case(
             {

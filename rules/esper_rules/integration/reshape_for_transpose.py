@@ -98,6 +98,23 @@ class ReshapeForTranspose(Rule):
                 yield Hit.at(event, f"elements that lie as {before} are read as {after}: no axis is swapped by that")
 
     VALID = (
+        # heads are folded into the batch after a swap; `e` is the size of an embedding
+        """
+        from torch import nn
+
+        class Attention(nn.Module):
+            def __init__(self, heads, size):
+                super().__init__()
+                self.heads, self.size = heads, size
+                self.keys = nn.Linear(4, heads * size)
+
+            def forward(self, x):
+                b, t, _ = x.size()
+                h = self.heads
+                e = self.size
+                keys = self.keys(x).view(b, t, h, e)
+                return keys.transpose(1, 2).contiguous().view(b * h, t, e)
+        """,
         # swapped, or flattened and taken apart in the same order
         """
         import torch

@@ -117,6 +117,8 @@ class StoredHiddenIgnored(Rule):
     def _lost(self, net: NetworkClass, method: Method) -> Iterator[Hit]:
         """States that no core, or only a half of one, gets to see."""
         names = tuple(name for name in method.params("hidden") if len(name) > 2)
+        if any(method.frame.params[name].kind == "instance" for name in names):
+            return  # an object that holds the state: what its attributes are is not followed
         seen = [state_atoms(net, call) for call in method.cores]
         if not names or not seen or not all(atoms and all(map(is_known, atoms)) for atoms in seen):
             return
@@ -215,6 +217,40 @@ class StoredHiddenIgnored(Rule):
 
             def forward(self, x, hidden):
                 return self.body(x)
+        """,
+        # the state of another part, which the core reads as its input
+        """
+        import torch
+        from torch import nn
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.gru = nn.GRU(4, 8)
+
+            def forward(self, x, hidden):
+                state = torch.zeros_like(hidden)
+                return self.gru(x * hidden, state)
+        """,
+        # the state comes in an object
+        """
+        from dataclasses import dataclass
+
+        import torch
+        from torch import nn
+
+        @dataclass
+        class States:
+            hidden_states: torch.Tensor
+            cell_states: torch.Tensor
+
+        class Policy(nn.Module):
+            def __init__(self, n):
+                super().__init__()
+                self.lstm = nn.LSTM(4, 8)
+
+            def forward(self, x, rnn_states: States):
+                return self.lstm(x, (rnn_states.hidden_states, rnn_states.cell_states))
         """,
         # one of two cores is given it, the other has no past
         """

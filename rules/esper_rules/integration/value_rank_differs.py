@@ -30,7 +30,8 @@ class ValueRankDiffers(Rule):
     """
     ## What it does
     Reports a method that returns a value, a log-prob or an entropy with a last axis of size 1 that the others it
-    returns do not have, or of another rank than a comment or the docstring gives it. A value of `[..., 1]` beside
+    returns do not have, or of another rank than a comment or the docstring gives it
+    (`low` where the docstring alone speaks against an output that is flattened). A value of `[..., 1]` beside
     log-probs of `[...]` is a convention where all methods keep to it, and is left alone then.
 
     ## Why it matters
@@ -92,7 +93,7 @@ class ValueRankDiffers(Rule):
         found = [(frame, tuple(returned(net, frame))) for frame in net.frames(*HOT_ROLES)]
         reported = set()
         for frame, given in found:
-            wrong, severity = _wrong(given), None
+            wrong, severity = _wrong(given), Severity.LOW if _flat_by_docstring(given) else None
             if wrong is None and (wrong := _kept_value(given)) is not None:
                 if any(_drops(other) for each, other in found if each is not frame):
                     wrong += ", which another method drops"
@@ -280,6 +281,12 @@ def _wrong(given: tuple[Returned, ...]) -> str | None:
         if stated is not None and axes is not None and _belies(axes, stated):
             return f"{_WORDS[output.role]} as {named_axes(axes)}, which is said to be {named_axes(stated)}"
     return _kept_axis(given, "log_prob") or _flat(given)
+
+
+def _flat_by_docstring(given: tuple[Returned, ...]) -> bool:
+    """Whether only prose speaks against an output that was flattened: it may mean what the caller makes of it."""
+    wrong = [each for each in given if each.stated is not None and each.axes and _belies(each.axes, each.stated)]
+    return bool(wrong) and all(each.in_prose and any("." in axis for axis in each.axes or ()) for each in wrong)
 
 
 def _belies(axes: tuple[str, ...], stated: tuple[str, ...]) -> bool:

@@ -121,6 +121,10 @@ class GraphKeptOnSelf(Rule):
                 self.latent = None
                 self.scale = self.scale * 2
                 self.strange = elsewhere(latent)
+                best, self.place = torch.max(latent, 1)
+                worst, self.places = latent.min(dim=1)
+                ordered, self.order = latent.sort(-1)
+                top, self.top = latent.topk(2)
                 self.ahead = self.positions(x)
                 return logits
 

@@ -124,6 +124,24 @@ class PolicyHeadGain(Rule):
             )
 
     VALID = (
+        # one by one, out of a list
+        """
+        from torch import nn
+        from torch.distributions import Categorical
+
+        class Policy(nn.Module):
+            def __init__(self, sizes):
+                super().__init__()
+                self.body = nn.Linear(4, 64)
+                self.heads = nn.ModuleList(nn.Linear(64, size) for size in sizes)
+                nn.init.orthogonal_(self.body.weight, gain=2**0.5)
+                nn.init.orthogonal_(self.heads[0].weight, gain=0.01)
+                nn.init.orthogonal_(self.heads[1].weight, gain=0.01)
+
+            def act(self, x):
+                x = self.body(x).relu()
+                return Categorical(logits=self.heads[0](x)).sample(), Categorical(logits=self.heads[1](x)).sample()
+        """,
         # small in many spellings
         """
         import math

@@ -219,7 +219,12 @@ def sized(number: Val, axis: str) -> Val:
 def named_size(number: Val, name: str) -> Val:
     """A number whose name says which axis it is the size of."""
     known = any(tag.startswith(_SIZE) for tag in number.tags)
-    return number if known or number.const is not NOTHING else sized(number, ax.label(name))
+    return number if known or number.const is not NOTHING else sized(number, _size_named(name))
+
+
+def _size_named(name: str) -> str:
+    """The label of a size by its name: a lone `e` is an embedding's more often than a number of environments."""
+    return "" if name.strip("_").lower() == "e" else ax.label(name)
 
 
 def size_of(axes: Axes | None, axis: object) -> str:
@@ -227,7 +232,7 @@ def size_of(axes: Axes | None, axis: object) -> str:
     at = ax.place(axes, axis)
     if axes is not None and at is not None:
         return axes[at] if "." not in axes[at] and axes[at] != "many" else ""
-    if axes is not None and len(axes[0]) > 1 and isinstance(axis, int) and axis >= 0:
+    if axes and len(axes[0]) > 1 and isinstance(axis, int) and axis >= 0:
         return f"{axes[0][1:]}#{axis}"  # of `*x`
     return ""
 
@@ -248,7 +253,7 @@ def _size_label(value: Val, shown: cst.BaseExpression | None, source: Axes | Non
     """The label of a size: as it was read off a tensor, or as it is called where that fits what it is applied to."""
     if isinstance(value.const, int):
         return {1: "1", -1: "-1"}.get(value.const, "")
-    read, name = label_of(value), ax.label(dotted(shown).rpartition(".")[2]) if shown is not None else ""
+    read, name = label_of(value), _size_named(dotted(shown).rpartition(".")[2]) if shown is not None else ""
     return name if name and source is not None and read not in ax.apart(source) else read or name
 
 

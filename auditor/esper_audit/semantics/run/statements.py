@@ -11,6 +11,7 @@ from esper_audit.semantics.model import Function
 from esper_audit.semantics.run.expressions import Expressions
 from esper_audit.semantics.run.heads import assigned_names, holds_heads, is_read, leaves_out_rounds
 from esper_audit.semantics.run.scope import entered
+from esper_audit.semantics.run.tensors import EXP_RAW, RAW
 from esper_audit.semantics.tree import dotted, find
 from esper_audit.semantics.values import (
     EMPTY,
@@ -18,6 +19,8 @@ from esper_audit.semantics.values import (
     Val,
     join,
 )
+
+_UNBOUNDED = RAW | EXP_RAW
 
 
 class Execution(Expressions):
@@ -206,7 +209,7 @@ class Execution(Expressions):
             return True
         if then_left:
             return False
-        self.env = then_env if else_left else _merge(then_env, self.env)
+        self.env = then_env if else_left else _merge(then_env, self.env, picked=_asks_a_word(node.test))
         return False
 
     def guarded(self, test: cst.BaseExpression, body: Any, *, truth: bool) -> bool:
@@ -241,12 +244,22 @@ class Execution(Expressions):
         self.assign(node.target, self.born(adding(result, everything(current) | everything(value))), "", node)
 
 
-def _merge(left: dict[str, Val], right: dict[str, Val]) -> dict[str, Val]:
+def _merge(left: dict[str, Val], right: dict[str, Val], *, picked: bool = False) -> dict[str, Val]:
+    """What is known after either; with `picked`, the word of a configuration tells which, and that is not known."""
     merged = dict(left)
     for name, value in right.items():
         other = merged.get(name)
         if other is None:
             merged[name] = value
         elif other is not value:
-            merged[name] = join(other, value)
+            both = join(other, value)
+            wild = both.tags & _UNBOUNDED if picked else EMPTY
+            certain = not wild or (other.tags & _UNBOUNDED and value.tags & _UNBOUNDED)
+            merged[name] = both if certain else both.but(tags=both.tags - wild)
     return merged
+
+
+def _asks_a_word(test: cst.BaseExpression) -> bool:
+    """Whether a test compares something with a string: `self.std == "learned"`."""
+    sides = (test.left, *(each.comparator for each in test.comparisons)) if isinstance(test, cst.Comparison) else ()
+    return any(isinstance(side, cst.SimpleString) for side in sides)

@@ -435,7 +435,7 @@ class Tensors(Layout):
                 "tuple",
                 [
                     tensor(rank, tags=keep, steps=value.steps),
-                    tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else ""),
+                    tensor(rank, "action" if "logits" in value.roles or "probs" in value.roles else "", dtype="int64"),
                 ],
             )
         roles: set[str] = set()

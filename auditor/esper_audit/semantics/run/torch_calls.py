@@ -175,7 +175,9 @@ class TorchCalls(Containers):
             | _random(name)
             | ({"on_cpu"} if device is not None and device.const == "cpu" else EMPTY),
             made=frozenset({made}),
-            home=frozenset({made}) if rank != 0 and (not legacy or self.is_made_here(args)) else EMPTY,
+            home=frozenset({made})
+            if rank != 0 and (not legacy or self.is_made_here(args)) and not _is_empty(name, args)
+            else EMPTY,
         )
         return settled(result, self.size_axes(node, sizes, kwargs))
 
@@ -481,6 +483,12 @@ def drops(name: str, args: tuple[Val, ...], kwargs: dict[str, Val]) -> bool:
         if not isinstance(layers, int) or layers < 2:
             return False
     return isinstance(given.const, (int, float)) and given.const > 0
+
+
+def _is_empty(name: str, args: tuple[Val, ...]) -> bool:
+    """Whether a factory makes a placeholder without elements: `torch.empty(0)`."""
+    sized_by = name.rpartition(".")[2] in ("empty", "zeros", "ones")
+    return sized_by and any(isinstance(size.const, int) and size.const == 0 for size in args)
 
 
 def _random(name: str) -> frozenset[str]:
