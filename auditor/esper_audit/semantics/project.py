@@ -198,7 +198,9 @@ class Project:
         self._same: dict[Path, Path] = {}
         self._says: dict[tuple[Path, re.Pattern[bytes]], bool] = {}
         self._held: dict[tuple[Path, bytes], bool] = {}
+        self._mentions: dict[tuple[Path, tuple[bytes, ...]], bool] = {}
         self._reach: dict[Path, tuple[Path, ...]] = {}
+        self._imported: dict[Path, tuple[Path, ...]] = {}
         self._tops: dict[Path, frozenset[str]] = {}
         self._packages: dict[Path, Path] = {}
         self._looking: set[tuple[Path, str]] = set()
@@ -728,16 +730,26 @@ class Project:
         found: dict[Path, None] = {path: None}
         queue = [path]
         while queue and len(found) < MAX_REACH:
-            current = queue.pop(0)
-            index = self.index(current)
-            if index is None:
-                continue
-            for target in (*index.imports.values(), *index.stars):
-                module = self._module_of(current, target)
-                if module is not None and module not in found:
+            for module in self._imports_of(queue.pop(0)):
+                if module not in found:
                     found[module] = None
                     queue.append(module)
         return tuple(found)
+
+    def _imports_of(self, path: Path) -> tuple[Path, ...]:
+        """The project files that hold what a file imports, each once; many ways lead through the same file."""
+        known = self._imported.get(path)
+        if known is not None:
+            self._now.files.add(path)
+            folder = self.same(path.parent)
+            if folder in self.facts:  # where something was looked for from there
+                self.uses_facts(folder)
+            return known
+        index = self.index(path)
+        targets = (*index.imports.values(), *index.stars) if index is not None else ()
+        modules = (self._module_of(path, target) for target in targets)
+        self._imported[path] = tuple(dict.fromkeys(module for module in modules if module is not None))
+        return self._imported[path]
 
     def _module_of(self, path: Path, dotted: str) -> Path | None:
         """The project file that holds an imported name: the module itself, or the one it is imported from."""
@@ -745,7 +757,11 @@ class Project:
 
     def mentions(self, path: Path, *texts: bytes) -> bool:
         """Whether one of the texts occurs in the file or in what its imports lead to."""
-        return any(self._holds(file, text) for file in self.reach(path) for text in texts)
+        key = (path, texts)
+        files = self.reach(path)  # also where it is known: what is being found out rests on it
+        if key not in self._mentions:
+            self._mentions[key] = any(self._holds(file, text) for file in files for text in texts)
+        return self._mentions[key]
 
     def _holds(self, path: Path, text: bytes) -> bool:
         """Whether a text occurs in a file; looked for once, since every network of a project asks the same."""
