@@ -388,16 +388,20 @@ class Project:
                 # One listing of a root spares two calls for each external import.
                 probes[f"{root}/{parts[0]}.py"] = probes[f"{root}/{parts[0]}/__init__.py"] = False
                 continue
-            base = root.joinpath(*parts)
-            for candidate in (base.with_name(base.name + ".py"), base / "__init__.py"):
-                found = probes[str(candidate)] = candidate.is_file() and self._is_inside(candidate)
+            base = os.path.join(root, *filter(None, parts))  # plain strings: most of what is asked for is not there
+            for candidate in (f"{base}.py", os.path.join(base, "__init__.py")):
+                found = probes[candidate] = os.path.isfile(candidate) and self._is_inside(candidate)
                 if found:
-                    return candidate
+                    return Path(candidate)
         return None
 
-    def _is_inside(self, path: Path) -> bool:
+    @cached_property
+    def _real_root(self) -> Path:
+        return Path(os.path.realpath(self.root))
+
+    def _is_inside(self, path: str) -> bool:
         """Whether a file lies in the project once all links are followed: none leads the audit out of the tree."""
-        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+        return Path(os.path.realpath(path)).is_relative_to(self._real_root)
 
     def _top_names(self, root: Path) -> frozenset[str]:
         """The first words of what can be imported from a folder."""
