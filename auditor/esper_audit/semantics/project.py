@@ -774,6 +774,11 @@ class Project:
             self._held[key] = text in self._bytes(path)
         return self._held[key]
 
+    def spells(self, path: Path, *texts: bytes) -> bool:
+        """Whether one of the texts occurs in the file: a look for plain text is cheaper than for a pattern."""
+        self._now.files.add(path)
+        return any(self._holds(path, text) for text in texts)
+
     def says(self, path: Path, pattern: re.Pattern[bytes]) -> bool:
         """Whether a pattern occurs in the file; looked for once, since every network of a file asks the same."""
         key = (path, pattern)
