@@ -58,6 +58,7 @@ from esper_audit.semantics.outputs import (
 )
 from esper_audit.semantics.own_states import OwnState, own_states
 from esper_audit.semantics.parallel import unreduced_calls
+from esper_audit.semantics.plain_calls import called_without_gradient
 from esper_audit.semantics.plain_containers import PlainContainer, plain_containers
 from esper_audit.semantics.precision import other_precision
 from esper_audit.semantics.returned_axes import Returned, returned
@@ -161,6 +162,7 @@ __all__ = [
     "bare",
     "buffer_fields",
     "by_line",
+    "called_without_gradient",
     "carried_states",
     "choice_of",
     "compiled_checkpoints",

@@ -163,10 +163,19 @@ def _moves_result(net: NetworkClass, path: Path, method: str, aspect: str) -> bo
     if key not in project.moves:  # every network with such a method asks this of every file that names it
         with project.finding(project.facts, path):
             tree = project.source(path).ast
-            project.moves[key] = _moves(tree, method, aspect) or any(
-                _Holders(project, path, scope, method=method, aspect=aspect).moved() for scope in _scopes(tree, method)
+            project.moves[key] = _may_call(project, path, method) and (
+                _moves(tree, method, aspect)
+                or any(
+                    _Holders(project, path, scope, method=method, aspect=aspect).moved()
+                    for scope in _scopes(tree, method)
+                )
             )
     return project.moves[key]
+
+
+def _may_call(project: Project, path: Path, method: str) -> bool:
+    """Whether a file spells `.method` at all: most that name it define it."""
+    return b"." + method.encode() in project.source(path).data
 
 
 def _scopes(tree: ast.Module, method: str) -> list[ast.AST]:
@@ -274,7 +283,9 @@ def _only_measured(net: NetworkClass, files: Iterable[Path], method: str) -> boo
     """Whether all that the project calls `x.method(...)` for is the sizes of what it gives."""
     found = False
     for path in files:
-        for scope in _scopes(net.project.source(path).ast, method) if net.project.index(path) is not None else ():
+        if net.project.index(path) is None or not _may_call(net.project, path, method):
+            continue
+        for scope in _scopes(net.project.source(path).ast, method):
             found = True
             if not _Holders(net.project, path, scope, method=method).measured():
                 return False

@@ -40,8 +40,10 @@ _NEEDS = {
     "invert": _MASKS,
     "dist": (b"distributions", b"gather", b"multinomial"),
 }
+_COMPILING = (b"compile", b"_dynamo")  # without one of these, none of the following
 _COMPILES = re.compile(rb"(?<!\bre)\.compile\b|\bimport [^\n]*\bcompile\b|\b_dynamo\b")
-_SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
+# "if compiled (see #12)" is prose: a space follows the participle.
+_SAYS_COMPILE = re.compile(rb"(?<!\bre\.)compile(?!d )\w*\s*\(|@\S*compile|_dynamo|\bimport [^\n]*compile")
 _RENAMES_COMPILE = re.compile(rb"\bimport [^\n]*\bcompile as ")
 MAX_CALLERS = 24
 
@@ -412,14 +414,15 @@ class NetworkClass:
     def compilers(self) -> Iterator[Caller]:
         """The callers in files that compile something; of these, the classes and functions that do."""
         for path in self.caller_files:
-            if self.project.says(path, _SAYS_COMPILE):
+            if self.project.spells(path, *_COMPILING) and self.project.says(path, _SAYS_COMPILE):
                 renamed = self.project.says(path, _RENAMES_COMPILE)
                 yield from self._callers_in(path, None if renamed else _SAYS_COMPILE)
 
     @cached_property
     def compiles_itself(self) -> bool:
         """Whether a file of the class or its project ancestors speaks of compilation."""
-        return any(self.project.says(model.module.path, _COMPILES) for model in self.model.lineage)
+        files = {model.module.path: None for model in self.model.lineage}
+        return any(self.project.spells(path, *_COMPILING) and self.project.says(path, _COMPILES) for path in files)
 
     def _callers_in(self, path: Path, wanted: re.Pattern[bytes] | None) -> Iterator[Caller]:
         """The runs of one file; with `wanted`, only of the classes and functions whose text it matches."""

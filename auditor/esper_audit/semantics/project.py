@@ -198,7 +198,9 @@ class Project:
         self._same: dict[Path, Path] = {}
         self._says: dict[tuple[Path, re.Pattern[bytes]], bool] = {}
         self._held: dict[tuple[Path, bytes], bool] = {}
+        self._mentions: dict[tuple[Path, tuple[bytes, ...]], bool] = {}
         self._reach: dict[Path, tuple[Path, ...]] = {}
+        self._imported: dict[Path, tuple[Path, ...]] = {}
         self._tops: dict[Path, frozenset[str]] = {}
         self._packages: dict[Path, Path] = {}
         self._looking: set[tuple[Path, str]] = set()
@@ -386,16 +388,20 @@ class Project:
                 # One listing of a root spares two calls for each external import.
                 probes[f"{root}/{parts[0]}.py"] = probes[f"{root}/{parts[0]}/__init__.py"] = False
                 continue
-            base = root.joinpath(*parts)
-            for candidate in (base.with_name(base.name + ".py"), base / "__init__.py"):
-                found = probes[str(candidate)] = candidate.is_file() and self._is_inside(candidate)
+            base = os.path.join(root, *filter(None, parts))  # plain strings: most of what is asked for is not there
+            for candidate in (f"{base}.py", os.path.join(base, "__init__.py")):
+                found = probes[candidate] = os.path.isfile(candidate) and self._is_inside(candidate)
                 if found:
-                    return candidate
+                    return Path(candidate)
         return None
 
-    def _is_inside(self, path: Path) -> bool:
+    @cached_property
+    def _real_root(self) -> Path:
+        return Path(os.path.realpath(self.root))
+
+    def _is_inside(self, path: str) -> bool:
         """Whether a file lies in the project once all links are followed: none leads the audit out of the tree."""
-        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+        return Path(os.path.realpath(path)).is_relative_to(self._real_root)
 
     def _top_names(self, root: Path) -> frozenset[str]:
         """The first words of what can be imported from a folder."""
@@ -728,16 +734,26 @@ class Project:
         found: dict[Path, None] = {path: None}
         queue = [path]
         while queue and len(found) < MAX_REACH:
-            current = queue.pop(0)
-            index = self.index(current)
-            if index is None:
-                continue
-            for target in (*index.imports.values(), *index.stars):
-                module = self._module_of(current, target)
-                if module is not None and module not in found:
+            for module in self._imports_of(queue.pop(0)):
+                if module not in found:
                     found[module] = None
                     queue.append(module)
         return tuple(found)
+
+    def _imports_of(self, path: Path) -> tuple[Path, ...]:
+        """The project files that hold what a file imports, each once; many ways lead through the same file."""
+        known = self._imported.get(path)
+        if known is not None:
+            self._now.files.add(path)
+            folder = self.same(path.parent)
+            if folder in self.facts:  # where something was looked for from there
+                self.uses_facts(folder)
+            return known
+        index = self.index(path)
+        targets = (*index.imports.values(), *index.stars) if index is not None else ()
+        modules = (self._module_of(path, target) for target in targets)
+        self._imported[path] = tuple(dict.fromkeys(module for module in modules if module is not None))
+        return self._imported[path]
 
     def _module_of(self, path: Path, dotted: str) -> Path | None:
         """The project file that holds an imported name: the module itself, or the one it is imported from."""
@@ -745,7 +761,11 @@ class Project:
 
     def mentions(self, path: Path, *texts: bytes) -> bool:
         """Whether one of the texts occurs in the file or in what its imports lead to."""
-        return any(self._holds(file, text) for file in self.reach(path) for text in texts)
+        key = (path, texts)
+        files = self.reach(path)  # also where it is known: what is being found out rests on it
+        if key not in self._mentions:
+            self._mentions[key] = any(self._holds(file, text) for file in files for text in texts)
+        return self._mentions[key]
 
     def _holds(self, path: Path, text: bytes) -> bool:
         """Whether a text occurs in a file; looked for once, since every network of a project asks the same."""
@@ -753,6 +773,11 @@ class Project:
         if key not in self._held:
             self._held[key] = text in self._bytes(path)
         return self._held[key]
+
+    def spells(self, path: Path, *texts: bytes) -> bool:
+        """Whether one of the texts occurs in the file: a look for plain text is cheaper than for a pattern."""
+        self._now.files.add(path)
+        return any(self._holds(path, text) for text in texts)
 
     def says(self, path: Path, pattern: re.Pattern[bytes]) -> bool:
         """Whether a pattern occurs in the file; looked for once, since every network of a file asks the same."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import lru_cache
 from typing import TypeVar, cast
 
 import libcst as cst
@@ -61,8 +62,21 @@ def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
                 yield value
 
 
+_ASKED_AGAIN = frozenset({cst.FunctionDef, cst.ClassDef, cst.IndentedBlock, cst.Module})
+
+
 def descendants(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """The node and all below it, parents first, in source order."""
+    return iter(_below(node)) if type(node) in _ASKED_AGAIN else _walked(node)
+
+
+@lru_cache(maxsize=4096)
+def _below(node: cst.CSTNode) -> tuple[cst.CSTNode, ...]:
+    """The same, kept: rules ask again and again for the functions and classes of the network at hand."""
+    return tuple(_walked(node))
+
+
+def _walked(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     stack = [node]
     while stack:
         current = stack.pop()
@@ -80,9 +94,14 @@ def assigned(scope: cst.CSTNode, name: str) -> list[cst.BaseExpression]:
     ]
 
 
+_wanted: dict[type | tuple[type, ...], dict[type, bool]] = {}  # for each type that is asked for: which types are it
+
+
 def find(node: cst.CSTNode, node_type: type[NodeT] | tuple[type[NodeT], ...]) -> Iterator[NodeT]:
     """All descendants of the given type, parents first."""
-    wanted: dict[type, bool] = {}
+    wanted = _wanted.get(node_type)
+    if wanted is None:
+        wanted = _wanted[node_type] = {}
     for descendant in descendants(node):
         descendant_type = type(descendant)
         known = wanted.get(descendant_type)

@@ -19,6 +19,7 @@ from esper_audit.rulekit import (
     Rule,
     Severity,
     acting,
+    called_without_gradient,
     scored,
 )
 
@@ -215,6 +216,8 @@ class ActKeepsGraph(Rule):
 
 def _graph_kept_by(net: NetworkClass, method: Method) -> Event | None:
     """A call of the method with gradients on; none where no call is known, or one of them is made without."""
+    if called_without_gradient(net, method.name):
+        return None  # running a training script to learn that would be dear
     words = re.compile(rb"\b" + re.escape(method.name.encode()) + rb"\b")
     found: Event | None = None
     for caller in net.callers_saying(words):
