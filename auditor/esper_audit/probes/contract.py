@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +65,7 @@ class MethodFacts:
     role: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     returns: Any = None
+    keys: Mapping[str, Sequence[str]] = field(default_factory=dict)  # {parameter: keys that are looked up in it}
 
 
 @dataclass(frozen=True, slots=True)

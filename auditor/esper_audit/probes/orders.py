@@ -11,7 +11,10 @@ from esper_audit.probes.contract import MethodFacts, Order
 from esper_audit.semantics.roles import OTHER, tensor_role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from esper_audit.config import Settings
+    from esper_audit.semantics.flow import Frame
     from esper_audit.semantics.network import NetworkClass
     from esper_audit.semantics.values import Val
 
@@ -34,7 +37,9 @@ def order_for(net: NetworkClass) -> Order:
             for param in function.params[1:]
             if param.kind in ("positional", "keyword")
         }
-        methods.append(MethodFacts(name, role, parameters, _roles_in(frame.result) if frame is not None else None))
+        returned = _roles_in(frame.result) if frame is not None else None
+        keys = _keys_in(frame, parameters) if frame is not None else {}
+        methods.append(MethodFacts(name, role, parameters, returned, keys))
     order = Order(file=str(net.module.path), class_name=net.name, root=str(net.project.root), methods=tuple(methods))
     index = net.project.index(net.module.path)
     return _commented(order, net.module.source.lines, index.classes[net.name].line) if index is not None else order
@@ -66,6 +71,18 @@ def _commented(order: Order, lines: tuple[str, ...], line: int) -> Order:
         if not text.lstrip().startswith(("#", "@")):
             break
     return order
+
+
+def _keys_in(frame: Frame, parameters: Mapping[str, str]) -> dict[str, list[str]]:
+    """The keys that are written where masks and actions come apart, in their order: `masks["move"]`."""
+    found: dict[str, list[str]] = {}
+    for event, _ in frame.walk():
+        if event.kind != "lookup" or not isinstance(event.other.const, str):
+            continue
+        for name in sorted(event.value.origins & set(parameters)):
+            if parameters[name] in ("mask", "action") and event.name not in found.get(name, ()):
+                found.setdefault(name, []).append(event.name)
+    return found
 
 
 def _roles_in(value: Val, depth: int = 0) -> Any:

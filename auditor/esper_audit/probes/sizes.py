@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from esper_audit.probes.arguments import head_of
+
 RECURRENT = (nn.RNNBase,)
 CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 _HEAD_NAMES = (
@@ -118,7 +120,7 @@ def _by_mask(network: nn.Module, masks: Iterable[str]) -> dict[str, int]:
     """`slot_mask` goes with `slot_head`."""
     found: dict[str, int] = {}
     for mask in masks:
-        head = re.sub(r"_?(action_)?masks?$", "", mask)
+        head = head_of(mask)
         size = _size_of(network, head) if head else None
         if size is not None:
             found.setdefault(head, size)
