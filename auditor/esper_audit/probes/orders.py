@@ -38,9 +38,15 @@ def order_for(net: NetworkClass) -> Order:
             if param.kind in ("positional", "keyword")
         }
         returned = _roles_in(frame.result) if frame is not None else None
-        keys = _keys_in(frame, parameters) if frame is not None else {}
-        methods.append(MethodFacts(name, role, parameters, returned, keys))
-    order = Order(file=str(net.module.path), class_name=net.name, root=str(net.project.root), methods=tuple(methods))
+        keys, columns = _looked_up(frame, parameters) if frame is not None else ({}, 0)
+        methods.append(MethodFacts(name, role, parameters, returned, keys, columns))
+    order = Order(
+        file=str(net.module.path),
+        class_name=net.name,
+        root=str(net.project.root),
+        methods=tuple(methods),
+        heads=tuple(head.name for head in net.policy_heads),
+    )
     index = net.project.index(net.module.path)
     return _commented(order, net.module.source.lines, index.classes[net.name].line) if index is not None else order
 
@@ -73,16 +79,25 @@ def _commented(order: Order, lines: tuple[str, ...], line: int) -> Order:
     return order
 
 
-def _keys_in(frame: Frame, parameters: Mapping[str, str]) -> dict[str, list[str]]:
-    """The keys that are written where masks and actions come apart, in their order: `masks["move"]`."""
-    found: dict[str, list[str]] = {}
+def _looked_up(frame: Frame, parameters: Mapping[str, str]) -> tuple[dict[str, list[str]], int]:
+    """What is written where masks and actions come apart: `masks["move"]`, `actions[..., 2]`.
+
+    Returns:
+        The keys of each parameter, in their order; and how many columns the actions have.
+
+    """
+    keys: dict[str, list[str]] = {}
+    columns = 0
     for event, _ in frame.walk():
-        if event.kind != "lookup" or not isinstance(event.other.const, str):
+        if event.kind != "lookup":
             continue
         for name in sorted(event.value.origins & set(parameters)):
-            if parameters[name] in ("mask", "action") and event.name not in found.get(name, ()):
-                found.setdefault(name, []).append(event.name)
-    return found
+            key, role = event.other.const, parameters[name]
+            if isinstance(key, str) and role in ("mask", "action") and key not in keys.get(name, ()):
+                keys.setdefault(name, []).append(key)
+            elif isinstance(key, int) and role == "action":
+                columns = max(columns, key + 1)
+    return keys, columns
 
 
 def _roles_in(value: Val, depth: int = 0) -> Any:

@@ -260,7 +260,8 @@ class Subject:
             if role == "mask" or name in facts.keys
             for key in facts.keys.get(name) or (name,)
         ]
-        return heads_of(self.network, masks)
+        columns = max((facts.columns for facts in self.order.methods), default=0)
+        return heads_of(self.network, masks, self.order.heads if 1 < columns == len(self.order.heads) else ())
 
     @cached_property
     def heads(self) -> dict[str, int]:

@@ -43,8 +43,10 @@ class Containers(Tensors):
         return found
 
     def looked_up(self, node: cst.CSTNode, container: Val, key: Val) -> None:
-        """Take note of a part of a parameter that is taken under a written key: what callers pass has such a part."""
-        if container.origins and isinstance(key.const, str | int) and container.roles & _BY_HEAD:
+        """Take note of a part or column that is taken under a written key: what callers pass has such a part."""
+        if container.kind == "shape" or not container.origins or not container.roles & _BY_HEAD:
+            return
+        if isinstance(key.const, str | int):
             self.record("lookup", node, value=container, name=str(key.const), other=key)
 
     def lookup_item(self, container: Val, key: Val) -> Val:
