@@ -83,8 +83,26 @@ class Apart(Named):
         return super().evaluate_actions(obs, masks, packed, hidden)
 
 
-@pytest.mark.parametrize("network", [Named, Apart])
-def test_keys_that_are_written_are_the_heads(network: type[nn.Module]) -> None:
+class Listed(Named):
+    """The heads are in a list, and their masks in another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([self.move_head, self.aim_head])
+        del self.move_head, self.aim_head
+
+    def dists(self, features: Tensor, masks: list[Tensor]) -> list[Categorical]:  # type: ignore[override]
+        found = []
+        for head, mask in zip(self.heads, masks, strict=True):
+            logits = head(features)
+            if mask.dtype != torch.bool or mask.shape != logits.shape or not mask.any(-1).all():
+                raise ValueError("a mask of another kind")
+            found.append(Categorical(logits=logits.masked_fill(~mask, BLOCKED)))
+        return found
+
+
+@pytest.mark.parametrize("network", [Named, Apart, Listed])
+def test_keys_and_places_are_those_of_the_heads(network: type[nn.Module]) -> None:
     assert results(network(), *CLAIMS) == dict.fromkeys(CLAIMS, PASSED)
 
 

@@ -75,7 +75,10 @@ class Convention:
     mask_dtype: torch.dtype = torch.bool
     starts_dtype: torch.dtype = torch.bool
     first_starts: bool = False  # one start for each environment, at the first step
-    actions: str = "plain"  # or column, [..., 1]; or packed, all heads in one tensor; or stacked, only the actions are
+    actions: str = (
+        "plain"  # or column, [..., 1]; or packed, all heads in one tensor; or stacked, where only the actions
+    )
+    # are and masks lie in a dict; or listed, where they lie in a list
     observations: str = "tensor"  # or dict, which is asked for keys; or tensordict
     keys: tuple[str, ...] = ()  # of the dict
 
@@ -87,6 +90,8 @@ def conventions(kind: str, roles: Mapping[str, str], heads: int) -> Iterator[Con
     forms = ["plain", "column"] if heads == 1 else ["plain", "packed"] if heads else ["plain"]
     if heads > 1 and {"action", "mask"} <= taken:
         forms.append("stacked")
+    if heads > 1 and "mask" in taken:
+        forms.append("listed")
     for first_starts in (False, True) if "starts" in taken and kind == "sequence" else (False,):
         for actions in forms if {"action", "mask"} & taken else ("plain",):
             for layout in LAYOUTS[kind]:
@@ -222,17 +227,19 @@ class Wish:
             return formed(masks[head])
         if list(self.roles.values()).count("mask") > 1 or not masks:
             return _DEFAULT
-        if len(masks) > 1 and self.convention.actions == "packed":
-            return formed(torch.cat(list(masks.values()), dim=-1))
+        together = {key: formed(mask) for key, mask in masks.items()}
+        if len(masks) > 1 and self.convention.actions in ("packed", "listed"):
+            parts = list(together.values())
+            return parts if self.convention.actions == "listed" else torch.cat(parts, dim=-1)
         if _wants_dict(parameter) or len(masks) > 1:
-            return {key: formed(mask) for key, mask in masks.items()}
-        return formed(next(iter(masks.values())))
+            return together
+        return next(iter(together.values()))
 
     def _action(self, parameter: inspect.Parameter | None) -> Any:
         if not self.inputs.actions:
             raise NotComparable("what an action looks like is not known")
         formed = {head: arranged(action, self.convention.layout) for head, action in self.inputs.actions.items()}
-        if self.convention.actions in ("packed", "stacked"):
+        if self.convention.actions in ("packed", "stacked", "listed"):
             return torch.stack(list(formed.values()), dim=-1)
         keys = self.keys.get(parameter.name, ()) if parameter is not None else ()
         if known := {key: formed[head_of(key)] for key in keys if head_of(key) in formed}:
