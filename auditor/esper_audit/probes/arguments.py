@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,7 +75,10 @@ class Convention:
     mask_dtype: torch.dtype = torch.bool
     starts_dtype: torch.dtype = torch.bool
     first_starts: bool = False  # one start for each environment, at the first step
-    actions: str = "plain"  # or column, [..., 1]; or packed, all heads in one tensor
+    actions: str = (
+        "plain"  # or column, [..., 1]; or packed, all heads in one tensor; or stacked, where only the actions
+    )
+    # are and masks lie in a dict; or listed, where they lie in a list
     observations: str = "tensor"  # or dict, which is asked for keys; or tensordict
     keys: tuple[str, ...] = ()  # of the dict
 
@@ -84,7 +87,11 @@ def conventions(kind: str, roles: Mapping[str, str], heads: int) -> Iterator[Con
     """What may be meant, the usual first; only what the parameters leave open is varied."""
     both = (torch.bool, torch.float32)
     taken = set(roles.values())
-    forms = ("plain", *(("column",) if heads == 1 else ()), *(("packed",) if heads > 1 else ()))
+    forms = ["plain", "column"] if heads == 1 else ["plain", "packed"] if heads else ["plain"]
+    if heads > 1 and {"action", "mask"} <= taken:
+        forms.append("stacked")
+    if heads > 1 and "mask" in taken:
+        forms.append("listed")
     for first_starts in (False, True) if "starts" in taken and kind == "sequence" else (False,):
         for actions in forms if {"action", "mask"} & taken else ("plain",):
             for layout in LAYOUTS[kind]:
@@ -126,6 +133,7 @@ class Wish:
     convention: Convention
     score: bool = False
     deterministic: bool = False
+    keys: Mapping[str, Sequence[str]] = field(default_factory=dict)  # that a parameter is known to be asked for
     asked: list[Asked] = field(default_factory=list)  # the dicts that were handed out
 
     def arguments(self, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -211,23 +219,31 @@ class Wish:
             return mask.to(self.convention.mask_dtype)
 
         masks = self.inputs.masks
-        head = re.sub(r"_?(action_)?masks?$", "", parameter.name)
+        head = head_of(parameter.name)
+        keys = self.keys.get(parameter.name, ())
+        if known := {key: formed(masks[head_of(key)]) for key in keys if head_of(key) in masks}:
+            return known
         if head in masks:
             return formed(masks[head])
         if list(self.roles.values()).count("mask") > 1 or not masks:
             return _DEFAULT
-        if len(masks) > 1 and self.convention.actions == "packed":
-            return formed(torch.cat(list(masks.values()), dim=-1))
+        together = {key: formed(mask) for key, mask in masks.items()}
+        if len(masks) > 1 and self.convention.actions in ("packed", "listed"):
+            parts = list(together.values())
+            return parts if self.convention.actions == "listed" else torch.cat(parts, dim=-1)
         if _wants_dict(parameter) or len(masks) > 1:
-            return {key: formed(mask) for key, mask in masks.items()}
-        return formed(next(iter(masks.values())))
+            return together
+        return next(iter(together.values()))
 
     def _action(self, parameter: inspect.Parameter | None) -> Any:
         if not self.inputs.actions:
             raise NotComparable("what an action looks like is not known")
         formed = {head: arranged(action, self.convention.layout) for head, action in self.inputs.actions.items()}
-        if self.convention.actions == "packed":
+        if self.convention.actions in ("packed", "stacked", "listed"):
             return torch.stack(list(formed.values()), dim=-1)
+        keys = self.keys.get(parameter.name, ()) if parameter is not None else ()
+        if known := {key: formed[head_of(key)] for key in keys if head_of(key) in formed}:
+            return known
         if len(formed) > 1 or (parameter is not None and _wants_dict(parameter)):
             return formed
         action = next(iter(formed.values()))
@@ -236,6 +252,11 @@ class Wish:
 
 def _wants_dict(parameter: inspect.Parameter) -> bool:
     return bool(re.search(r"[Dd]ict|Mapping", str(parameter.annotation)))
+
+
+def head_of(name: str) -> str:
+    """The head that a mask or an action of this name belongs to; empty where the name is none but that."""
+    return re.sub(r"_?((action_)?masks?|actions?)$", "", name)
 
 
 def arranged(tensor: Tensor, layout: str) -> Tensor:

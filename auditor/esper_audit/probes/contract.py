@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +65,8 @@ class MethodFacts:
     role: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     returns: Any = None
+    keys: Mapping[str, Sequence[str]] = field(default_factory=dict)  # {parameter: keys that are looked up in it}
+    columns: int = 0  # of the actions, as far as they are taken one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Order:
     class_name: str
     root: str  # of the project: where relative paths of the code point to
     methods: tuple[MethodFacts, ...] = ()
+    heads: tuple[str, ...] = ()  # the layers that give logits, in their order
     factory: str = ""  # "module:function", from the configuration
     arguments: Mapping[str, Any] = field(default_factory=dict)  # for the constructor, from configuration or comment
     problem: str = ""  # why it cannot be carried out, where that is known beforehand
@@ -89,7 +92,7 @@ class Order:
     def from_json(cls, data: Mapping[str, Any]) -> Order:
         """The order that `to_json` wrote."""
         methods = tuple(MethodFacts(**method) for method in data["methods"])
-        return cls(**{**data, "methods": methods, "probes": tuple(data["probes"])})
+        return cls(**{**data, "methods": methods, "heads": tuple(data["heads"]), "probes": tuple(data["probes"])})
 
 
 class Probe(ABC):

@@ -11,7 +11,10 @@ from esper_audit.probes.contract import MethodFacts, Order
 from esper_audit.semantics.roles import OTHER, tensor_role
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from esper_audit.config import Settings
+    from esper_audit.semantics.flow import Frame
     from esper_audit.semantics.network import NetworkClass
     from esper_audit.semantics.values import Val
 
@@ -34,8 +37,16 @@ def order_for(net: NetworkClass) -> Order:
             for param in function.params[1:]
             if param.kind in ("positional", "keyword")
         }
-        methods.append(MethodFacts(name, role, parameters, _roles_in(frame.result) if frame is not None else None))
-    order = Order(file=str(net.module.path), class_name=net.name, root=str(net.project.root), methods=tuple(methods))
+        returned = _roles_in(frame.result) if frame is not None else None
+        keys, columns = _looked_up(frame, parameters) if frame is not None else ({}, 0)
+        methods.append(MethodFacts(name, role, parameters, returned, keys, columns))
+    order = Order(
+        file=str(net.module.path),
+        class_name=net.name,
+        root=str(net.project.root),
+        methods=tuple(methods),
+        heads=tuple(head.name for head in net.policy_heads),
+    )
     index = net.project.index(net.module.path)
     return _commented(order, net.module.source.lines, index.classes[net.name].line) if index is not None else order
 
@@ -66,6 +77,27 @@ def _commented(order: Order, lines: tuple[str, ...], line: int) -> Order:
         if not text.lstrip().startswith(("#", "@")):
             break
     return order
+
+
+def _looked_up(frame: Frame, parameters: Mapping[str, str]) -> tuple[dict[str, list[str]], int]:
+    """What is written where masks and actions come apart: `masks["move"]`, `actions[..., 2]`.
+
+    Returns:
+        The keys of each parameter, in their order; and how many columns the actions have.
+
+    """
+    keys: dict[str, list[str]] = {}
+    columns = 0
+    for event, _ in frame.walk():
+        if event.kind != "lookup":
+            continue
+        for name in sorted(event.value.origins & set(parameters)):
+            key, role = event.other.const, parameters[name]
+            if isinstance(key, str) and role in ("mask", "action") and key not in keys.get(name, ()):
+                keys.setdefault(name, []).append(key)
+            elif isinstance(key, int) and role == "action":
+                columns = max(columns, key + 1)
+    return keys, columns
 
 
 def _roles_in(value: Val, depth: int = 0) -> Any:

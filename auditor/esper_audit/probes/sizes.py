@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
+
+from esper_audit.probes.arguments import head_of
 
 RECURRENT = (nn.RNNBase,)
 CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
@@ -97,13 +99,17 @@ def number_of_actions(network: nn.Module) -> int | None:
     return next((size for size in _numbers(network, _ACTIONS) if size > 1), None)
 
 
-def heads_of(network: nn.Module, masks: Iterable[str]) -> dict[str, int]:
-    """Policy heads and how many actions each has, as far as a space, masks, numbers or module names tell."""
+def heads_of(network: nn.Module, masks: Iterable[str], layers: Sequence[str] = ()) -> dict[str, int]:
+    """Policy heads and how many actions each has, as far as a space, masks, numbers or module names tell.
+
+    `layers` are those that are known to be heads, one for each column of the actions.
+    """
     if (space := space_of(network, "action")) is not None:
         return _by_space(space)
     if isinstance(several := getattr(network, "nvec", None), list | tuple):
         return {str(number): int(size) for number, size in enumerate(several)}
-    return _by_mask(network, masks) or _by_numbers(network) or _by_container(network) or _by_name(network)
+    known = _by_mask(network, masks) or _by_numbers(network) or _by_container(network)
+    return known or _by_layer(network, layers) or _by_name(network)
 
 
 def _by_space(space: Any) -> dict[str, int]:
@@ -118,7 +124,7 @@ def _by_mask(network: nn.Module, masks: Iterable[str]) -> dict[str, int]:
     """`slot_mask` goes with `slot_head`."""
     found: dict[str, int] = {}
     for mask in masks:
-        head = re.sub(r"_?(action_)?masks?$", "", mask)
+        head = head_of(mask)
         size = _size_of(network, head) if head else None
         if size is not None:
             found.setdefault(head, size)
@@ -143,6 +149,13 @@ def _by_container(network: nn.Module) -> dict[str, int]:
             if sizes and all(sizes.values()):
                 return {key: int(size or 0) for key, size in sizes.items()}
     return {}
+
+
+def _by_layer(network: nn.Module, layers: Sequence[str]) -> dict[str, int]:
+    """What each of these layers gives; nothing where one of them is none."""
+    modules = dict(network.named_children())
+    sizes = {name: _out_features(modules[name]) or 0 for name in layers if name in modules}
+    return sizes if len(sizes) == len(layers) and all(sizes.values()) else {}
 
 
 def _by_name(network: nn.Module) -> dict[str, int]:

@@ -140,9 +140,16 @@ class Subject:
 
     def takes(self, what: str, role: str) -> bool:
         """Whether the method that plays `role` has a parameter for `what`."""
+        return bool(self.parameters_for(what, role)[1])
+
+    def parameters_for(self, what: str, role: str) -> tuple[MethodFacts | None, list[str]]:
+        """The method that plays `role`, which may be one that acts as well, and its parameters for `what`."""
         if role == "evaluate" and self.evaluates_through_act:
             role = "act"
-        return self.has(role) and what in self.roles(self.method(role)).values()
+        if not self.has(role):
+            return None, []
+        facts = self.method(role)
+        return facts, [name for name, what_for in self.roles(facts).items() if what_for == what]
 
     def masked_inputs(self, role: str = "evaluate") -> Inputs:
         """Inputs for a method that takes masks; NotComparable where it takes none."""
@@ -246,13 +253,15 @@ class Subject:
     def _choices(self) -> dict[str, int]:
         """Heads and sizes, as far as they are known; whether actions are discrete is another question."""
         masks = [
-            name
+            key
             for facts in self.order.methods
             if facts.role in CALLED and callable(getattr(self.network, facts.name, None))
             for name, role in self.roles(facts).items()
-            if role == "mask"
+            if role == "mask" or name in facts.keys
+            for key in facts.keys.get(name) or (name,)
         ]
-        return heads_of(self.network, masks)
+        columns = max((facts.columns for facts in self.order.methods), default=0)
+        return heads_of(self.network, masks, self.order.heads if 1 < columns == len(self.order.heads) else ())
 
     @cached_property
     def heads(self) -> dict[str, int]:
@@ -440,7 +449,7 @@ class Subject:
         kind: str = "sequence",
     ) -> Reply:
         """The reply to arguments that were changed by hand."""
-        wish = Wish(facts.name, self.roles(facts), inputs, self._conventions[facts.name, kind])
+        wish = self._wished(facts, inputs, self._conventions[facts.name, kind])
         return self._read(facts, self._callable(network, facts)(**keywords), wish)
 
     def _call(
@@ -462,7 +471,18 @@ class Subject:
     ) -> Wish:
         """A call in the convention that is known to work."""
         convention = self._convention(facts, kind, score=score)
-        return Wish(facts.name, self.roles(facts), inputs, convention, score=score, deterministic=deterministic)
+        return self._wished(facts, inputs, convention, score=score, deterministic=deterministic)
+
+    def _wished(
+        self,
+        facts: MethodFacts,
+        inputs: Inputs,
+        convention: Convention,
+        *,
+        score: bool = False,
+        deterministic: bool = False,
+    ) -> Wish:
+        return Wish(facts.name, self.roles(facts), inputs, convention, score, deterministic, facts.keys)
 
     def _callable(self, network: nn.Module, facts: MethodFacts) -> Callable[..., Any]:
         call: Callable[..., Any] = network if facts.name == "forward" else getattr(network, facts.name)
@@ -507,7 +527,8 @@ class Subject:
 
     def _learned(self, facts: MethodFacts, kind: str, *, score: bool) -> Convention:
         """The first convention in which the method answers, and its answer has the right size."""
-        draw = self.inputs if score or "action" in self.roles(facts).values() else self._drawn
+        # What acts unless it is given actions is asked to act: looking for actions to give it would end here again.
+        draw = self.inputs if score or self._wants_actions(facts) else self._drawn
         trial = draw(ENVIRONMENTS, 1 if kind == "act" else STEPS)
         trials = [trial]
         if {"starts", "keeps"} & set(self.roles(facts).values()):  # how they are taken shows where an episode starts
@@ -522,6 +543,14 @@ class Subject:
             told_first = told_first or error
         self._silent[facts.name, kind] = f"`{facts.name}` answers in no known convention: {told_first}"
         raise NotComparable(self._silent[facts.name, kind])
+
+    def _wants_actions(self, facts: MethodFacts) -> bool:
+        """Whether a method cannot be called without actions."""
+        parameters = inspect.signature(getattr(self.network, facts.name)).parameters
+        return any(
+            role == "action" and parameters[name].default is inspect.Parameter.empty
+            for name, role in self.roles(facts).items()
+        )
 
     def answers(self, facts: MethodFacts, kind: str, inputs: Inputs, *, score: bool = False) -> bool:
         """Whether a method answers at these sizes, in whatever convention."""
@@ -538,7 +567,7 @@ class Subject:
         furthest, error = -1, ""
         for convention in self._possible(facts, kind, trial):
             network = copy.deepcopy(self.network)
-            wish = Wish(facts.name, self.roles(facts), trial, convention, score=score)
+            wish = self._wished(facts, trial, convention, score=score)
             try:
                 keywords = wish.arguments(self._parameters(network, facts))
             except NotComparable:
@@ -607,7 +636,7 @@ class Subject:
         batch, time = trial.starts.shape
         replies = []
         for observations in (trial.observations, moved):
-            wish = Wish(facts.name, self.roles(facts), trial.but(observations=observations), convention, score=score)
+            wish = self._wished(facts, trial.but(observations=observations), convention, score=score)
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1)
                 keywords = wish.arguments(self._parameters(network, facts))

@@ -35,11 +35,8 @@ class MaskKinds(Probe):
         inputs = subject.inputs()
         wrong, right, blamed = [], [], ""
         for role in ("evaluate", "forward"):
-            if not subject.has(role):
-                continue
-            facts = subject.method(role)
-            names = [name for name, what in subject.roles(facts).items() if what == "mask"]
-            if not names or not inputs.masks:
+            facts, names = subject.parameters_for("mask", role)
+            if facts is None or not names or not inputs.masks:
                 continue
             with torch.no_grad():
                 wanted = m.outputs(getattr(subject, role)(network, inputs))

@@ -30,6 +30,7 @@ class MaskRank(Probe):
     def run(self, subject: Subject) -> Measurement:
         """See the module."""
         from esper_audit.probes import measuring as m
+        from esper_audit.probes.nested import mapped
 
         if subject.inputs().hidden is None:
             raise NotComparable("without memory nothing says that the network takes sequences")
@@ -43,16 +44,15 @@ class MaskRank(Probe):
         inputs = inputs.but(actions={head: torch.zeros_like(action) for head, action in inputs.actions.items()})
         silent, refused, method = [], [], ""
         for role, call in (("evaluate", subject.evaluate), ("forward", subject.forward)):
-            if not subject.has(role):
+            facts, names = subject.parameters_for("mask", role)
+            if facts is None or not names:
                 continue
-            facts = subject.method(role)
-            names = [name for name, what in subject.roles(facts).items() if what == "mask"]
-            if not names:
-                continue
-            right = call(network, inputs.but(masks=meant))
-            keywords = subject.arguments(network, facts, inputs.but(masks=meant), "sequence", score=role == "evaluate")
+            repeated, score = inputs.but(masks=meant), role == "evaluate"
+            right = call(network, repeated)
+            keywords = subject.arguments(network, facts, repeated, "sequence", score=score)
+            first = subject.arguments(network, facts, repeated.at(0), "sequence", score=score)
             for name in names:
-                keywords[name] = _without_time(keywords[name])
+                keywords[name] = mapped(first[name], _without_time)
             try:
                 with torch.no_grad():
                     wrong = subject.called(network, facts, keywords, inputs)
@@ -80,11 +80,9 @@ def _first_step(inputs: Inputs) -> dict[str, torch.Tensor]:
     return masks
 
 
-def _without_time(value: object) -> object:
-    """A mask argument, `[B, T, n]` or a dict of them, as `[B, n]`."""
-    if isinstance(value, dict):
-        return {key: _without_time(item) for key, item in value.items()}
-    return value[:, 0] if isinstance(value, torch.Tensor) else value
+def _without_time(mask: torch.Tensor) -> torch.Tensor:
+    """The mask of one step, wherever the method has its axis of time, as `[B, n]`."""
+    return mask.reshape(-1, mask.shape[-1])
 
 
 def _opened(logits: object, meant: dict[str, torch.Tensor]) -> str:

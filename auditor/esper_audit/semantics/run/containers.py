@@ -25,6 +25,7 @@ from esper_audit.semantics.values import (
     with_role,
 )
 
+_BY_HEAD = frozenset({"mask", "action"})  # what has a part for each head
 _ADDS = frozenset({"append", "extend", "insert", "update"})
 
 
@@ -40,6 +41,13 @@ class Containers(Tensors):
             else:
                 found.append(Val("slice"))
         return found
+
+    def looked_up(self, node: cst.CSTNode, container: Val, key: Val) -> None:
+        """Take note of a part or column that is taken under a written key: what callers pass has such a part."""
+        if container.kind == "shape" or not container.origins or not container.roles & _BY_HEAD:
+            return
+        if isinstance(key.const, str | int):
+            self.record("lookup", node, value=container, name=str(key.const), other=key)
 
     def lookup_item(self, container: Val, key: Val) -> Val:
         """What a container may hold under a key."""
@@ -91,6 +99,7 @@ class Containers(Tensors):
         if name == "keys":
             return Val("list", items=tuple(enumerate(constant(k) for k, _ in owner.items or () if isinstance(k, str))))
         if name in ("get", "pop", "__getitem__") and args:
+            self.looked_up(node, owner, args[0])
             found = self.lookup_item(owner, args[0])
             return join(found, args[1]) if len(args) > 1 else found
         func = node.func

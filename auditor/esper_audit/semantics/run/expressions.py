@@ -255,6 +255,8 @@ class Expressions(Assignments):
         """`x[...]` on containers, shapes, layers and tensors."""
         container = self.eval(node.value)
         keys = self.subscripts(node)
+        if len(keys) > 1 or isinstance(keys[-1].const, str):
+            self.looked_up(node, container, keys[-1])
         if container.kind in ("tuple", "list", "dict", "pairs", "values") and len(keys) == 1:
             part = sliced(container, node) if keys[0].kind == "slice" else self.lookup_item(container, keys[0])
             return adding(part, frozenset({ONLY_PART})) if self.leaves_heads_out(container, node) else part

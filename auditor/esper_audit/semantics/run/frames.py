@@ -32,7 +32,8 @@ class Event:
     (less the mean of its batch), invert, store, kept, discard (`del`), meet, unreachable, skipped (a branch whose test
     is False), count_check (a comparison of how many entries of a mask are True), truth (a condition asks a tensor),
     back (what Python read from a tensor goes into one) statistic (an attribute takes up the mean of a batch),
-    reorder (by a view) or write (into a tensor, under subscripts or by `+=`).
+    lookup (a part or column of masks or actions, under a written key), reorder (by a view) or write (into a tensor,
+    under subscripts or by `+=`).
     """
 
     kind: str
