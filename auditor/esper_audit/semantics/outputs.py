@@ -11,7 +11,7 @@ from esper_audit.semantics.depends import CHOICE, Atoms, as_parameter, bare, eve
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.network import NetworkClass, once
-from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, names_other_mask, tensor_role
+from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, names_greedy_choice, names_other_mask, tensor_role
 from esper_audit.semantics.scoring import optional_action
 from esper_audit.semantics.values import EMPTY, NONE, Val, tensor
 
@@ -146,6 +146,13 @@ def _acting(net: NetworkClass) -> Iterator[Method]:
     for frame in net.frames(ACT):
         name = optional_action(frame.function)
         yield _method(net, net.interpreter.run(frame.function, net.flow, {name: NONE}) if name else frame)
+
+
+@once
+def choosing(net: NetworkClass) -> tuple[Method, ...]:
+    """The methods that act, those among them that only ever take the best action."""
+    greedy = (net.flow.frame(name) for name in net.roles if names_greedy_choice(name))
+    return (*acting(net), *(_method(net, frame) for frame in greedy if frame is not None))
 
 
 @once

@@ -40,7 +40,7 @@ _METHOD_ROLES = (
         ACT,
         re.compile(
             r"act|step|explore|sample|predict|_predict|act_inference|"
-            r"(get|sample|select|choose|take|compute|predict)_(greedy_|deterministic_|best_)?actions?(_and_\w+)?"
+            r"(get|sample|select|choose|take|compute|predict)_actions?(_and_\w+)?"
         ),
     ),
     (VALUE_METHOD, re.compile(r"(get_|predict_|compute_)?(state_)?values?|critic|v")),
@@ -108,6 +108,14 @@ def tensor_role(name: str) -> str:
                 return ""
             return role
     return ""
+
+
+_GREEDY = re.compile(r"(get|sample|select|choose|take|compute|predict)_(greedy|deterministic|best)_actions?")
+
+
+def names_greedy_choice(name: str) -> bool:
+    """Whether a method's name says that it takes the best action, for evaluation and not for a rollout."""
+    return _GREEDY.fullmatch(name) is not None
 
 
 def names_hidden_state(name: str) -> bool:

@@ -21,12 +21,12 @@ from esper_audit.rulekit import (
     acting,
     bare,
     choice_of,
+    choosing,
     descendants,
     find,
     has_layers,
     is_known,
     masked_logits,
-    scored,
     sources_of,
     tensor_role,
 )
@@ -126,8 +126,8 @@ class DeterministicPathUnmasked(Rule):
 
     def _by_dependence(self, net: NetworkClass) -> Iterator[Hit]:
         """Actions that an argmax chose from what no mask reaches, where what else the method gives depends on masks."""
-        methods = [each for each in acting(net) if each.params("mask")] if net.speaks_of_masks else []
-        if not any(method.is_masked for method in ((*methods, *scored(net)) if methods else ())):
+        methods = [each for each in choosing(net) if each.params("mask")] if net.speaks_of_masks else []
+        if not methods or not any(method.is_masked for method in acting(net)):
             return  # masks are taken and done away with: no policy that knows them
         for method in methods:
             masks = set(method.params("mask"))

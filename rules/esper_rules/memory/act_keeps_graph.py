@@ -151,6 +151,12 @@ class ActKeepsGraph(Rule):
                     def explore(self, obs):
                         return self.step(obs)
 
+                    def choose_action(self, obs):
+                        dist = Categorical(logits=self.pi(obs))
+                        action = dist.sample()
+                        log_prob = dist.log_prob(action)
+                        return action, log_prob
+
                     def evaluate_actions(self, obs, actions):
                         return Categorical(logits=self.pi(obs)).log_prob(actions)
 
@@ -173,6 +179,8 @@ class ActKeepsGraph(Rule):
                     policy = Policy(2)
                     with torch.no_grad():
                         policy.step(obs)
+                    with torch.set_grad_enabled(False):
+                        policy.choose_action(obs)
                     return policy.act(obs), Reinforce(2).act(obs)
                 """,
             }

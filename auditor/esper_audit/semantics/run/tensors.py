@@ -485,6 +485,6 @@ def comes_from_outside(value: Val) -> bool:
     """Whether a tensor is what a layer gave, a parameter, or an argument that is a tensor by its type or its name."""
     if not value.is_tensorish or value.home or value.rank == 0 or "on_cpu" in value.tags:
         return False
-    if {"parameter", "outside"} & value.tags or value.from_layers:
+    if {"parameter", "outside"} & value.tags or value.from_layers or any(atom[0] == "@" for atom in value.deps):
         return True
     return bool(value.origins and (value.kind == "tensor" or value.roles))
