@@ -250,4 +250,4 @@ def test_a_code_of_an_experiment_can_be_selected_ignored_suppressed_and_explaine
     report = audited(*words, "--select", "ESP680,ESP901", cwd=tmp_path)
     assert report["findings"] == []
     assert [finding["reason"] for finding in report["suppressed"]] == ["as in the paper"]
-    assert "gate by gate" in esper("explain", "fused-orthogonal-gates", cwd=tmp_path).stdout
+    assert "gate by gate" in esper("explain", "ESP680", cwd=tmp_path).stdout
