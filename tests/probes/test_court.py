@@ -71,11 +71,18 @@ def test_each_fault_of_the_twin_that_can_be_tried_is_confirmed_with_a_number(
         assert CONFIRMED[code] in finding["evidence"]
 
 
-def test_what_no_rule_saw_is_a_finding_of_the_experiment(twin: Mapping[str, Any]) -> None:
-    convicted = {finding["code"]: finding for finding in twin["findings"] if finding["origin"] == "probe"}
-    assert set(convicted) == {"ESP680"}
-    assert convicted["ESP680"]["symbol"] == "SchedulerActorCritic"
-    assert "deviates from orthogonal" in convicted["ESP680"]["evidence"]
+def test_what_no_rule_saw_is_a_finding_of_the_experiment(tmp_path: Path) -> None:
+    shutil.copytree(NETWORKS / "twin", tmp_path, dirs_exist_ok=True)
+    words = ("network.py", "--probe", "--fail-on", "info", "--select", "ESP680")
+    (finding,) = audited(*words, cwd=tmp_path)["findings"]
+    assert (finding["origin"], finding["symbol"]) == ("probe", "SchedulerActorCritic")
+    assert "deviates from orthogonal" in finding["evidence"]
+
+
+def test_what_a_rule_saw_is_confirmed_and_no_second_finding(twin: Mapping[str, Any]) -> None:
+    seen = {finding["code"]: finding for finding in twin["findings"]}
+    assert "deviates from orthogonal" in seen["ESP608"]["evidence"]
+    assert [code for code, finding in seen.items() if finding["origin"] == "probe"] == []
 
 
 def test_a_probe_that_confirmed_the_finding_of_one_rule_convicts_under_no_other(twin: Mapping[str, Any]) -> None:
