@@ -23,7 +23,7 @@ from esper_audit.semantics.compilation import (
 )
 from esper_audit.semantics.cores import CoreCall, as_given, core_calls
 from esper_audit.semantics.dead_code import dead_attributes, dead_regions
-from esper_audit.semantics.depends import ONLY_LAST, ONLY_PART, Atoms, bare, everything
+from esper_audit.semantics.depends import Atoms, bare, everything
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.forward_calls import direct_forward_calls, forward_calls_on_parts
 from esper_audit.semantics.gate_weights import FusedWrite, fused_writes
@@ -41,6 +41,7 @@ from esper_audit.semantics.modes import never_back_to_training, on_the_way_to_ac
 from esper_audit.semantics.network import HOT_ROLES, Head, NetworkClass, buffer_fields, gradient_free_block, leaves
 from esper_audit.semantics.optimizers import SharedLayers, shared_layers
 from esper_audit.semantics.outputs import (
+    LEFT_OUT,
     Method,
     Output,
     acting,
@@ -50,7 +51,6 @@ from esper_audit.semantics.outputs import (
     has_layers,
     input_atoms,
     is_known,
-    names_start,
     returns,
     scored,
     sources_of,
@@ -71,6 +71,7 @@ from esper_audit.semantics.roles import (
     OTHER,
     VALUE_METHOD,
     names_episode_ends,
+    names_start,
     tensor_role,
 )
 from esper_audit.semantics.row_checks import RowCheck, row_checks, rows_say, somebody_cares
@@ -98,8 +99,7 @@ __all__ = [
     "GRADIENT_FREE",
     "HOT_ROLES",
     "INITIAL_STATE",
-    "ONLY_LAST",
-    "ONLY_PART",
+    "LEFT_OUT",
     "OTHER",
     "UNKNOWN",
     "VALUE_METHOD",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from esper_audit.semantics.depends import bare, with_gradient
+from esper_audit.semantics.depends import bare, held, with_gradient
 from esper_audit.semantics.flow import Event
 from esper_audit.semantics.network import HOT_ROLES, NetworkClass
 from esper_audit.semantics.outputs import sources_of
@@ -15,8 +15,6 @@ from esper_audit.semantics.plain_containers import is_stateful
 from esper_audit.semantics.run.scope import GRADIENT_FREE
 from esper_audit.semantics.tree import find
 from esper_audit.semantics.values import UNKNOWN, Val
-
-_PARTS = ("tuple", "list", "dict", "pairs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +64,11 @@ def _learns(net: NetworkClass, value: Val) -> bool:
 
 def _tensors(value: Val, depth: int = 0) -> Iterator[Val]:
     """The tensors that a value certainly is or holds: those of distributions and objects of the project, too."""
-    attributes = getattr(value.ref, "attributes", None)
     if value.kind == "tensor":
         yield from (value,) if value.dtype != "int64" else ()  # indices have no graph
-    elif depth > 4:
-        return
-    elif value.items and (value.kind in (*_PARTS, "dist") or "record" in value.tags):
-        for item in value.elements():
-            yield from _tensors(item, depth + 1)
-    elif value.kind == "instance" and attributes is not None and not hasattr(value.ref, "build"):
-        for item in attributes.values():
-            yield from _tensors(item, depth + 1)
+    elif depth <= 4:
+        for part in held(value):
+            yield from _tensors(part, depth + 1)
 
 
 def _is_used(net: NetworkClass, name: str, event: Event) -> bool:

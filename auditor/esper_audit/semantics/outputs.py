@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from esper_audit.semantics.cores import CoreCall, core_calls
-from esper_audit.semantics.depends import CHOICE, Atoms, as_parameter, bare, everything, resolved, with_gradient
+from esper_audit.semantics.depends import CHOICE, ONLY_LAST, ONLY_PART, Atoms, bare, everything, resolved, with_gradient
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.network import NetworkClass, once
-from esper_audit.semantics.roles import ACT, EVALUATE, FORWARD, names_greedy_choice, names_other_mask, tensor_role
-from esper_audit.semantics.scoring import optional_action
-from esper_audit.semantics.values import EMPTY, NONE, Val, tensor
+from esper_audit.semantics.roles import (
+    ACT,
+    EVALUATE,
+    FORWARD,
+    names_end,
+    names_greedy_choice,
+    names_other_mask,
+    names_start,
+    tensor_role,
+)
+from esper_audit.semantics.scoring import both_ways, optional_action
+from esper_audit.semantics.values import EMPTY, Val
 
-_ACTION = tensor(None, "action")
+LEFT_OUT = {  # what the remarks on a log-prob or an entropy say of it
+    ONLY_LAST: "is that of the last head alone: each round of the loop writes over it",
+    ONLY_PART: "lacks heads",
+}
 _PARTS = frozenset({"log_prob", "entropy", "value", "action", "hidden"})
-_STARTS = re.compile(r"((episode|ep|seq|sequence)_)?(starts?|begins?|firsts?|resets?)|is_(first|start|init|begin)\w*")
-_ENDS = re.compile(r"((prev|last|previous|episode|env)_)?(dones?|terminals?|terminated|not_dones?|done_mask|end_mask)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,14 @@ class Method:
         """The outputs that play a part."""
         return self.outputs.get(part, ())
 
+    def sources(self, *parts: str) -> frozenset[str]:
+        """All parameters and layers that its outputs of these parts depend on."""
+        return frozenset[str]().union(*(output.sources for part in parts for output in self.named(part)))
+
+    def heads(self, net: NetworkClass, part: str) -> frozenset[str]:
+        """The policy heads that its outputs of a part depend on."""
+        return self.sources(part) & {f"@{head.name}" for head in net.policy_heads}
+
     def params(self, role: str) -> tuple[str, ...]:
         """Its parameters that play a part by their names."""
         return tuple(
@@ -94,8 +111,7 @@ class Method:
     @property
     def is_masked(self) -> bool:
         """Whether an action or a log-prob that it gives depends on its masks."""
-        outputs = (*self.named("log_prob"), *self.named("action"))
-        return any(output.sources & set(self.params("mask")) for output in outputs)
+        return bool(self.sources("log_prob", "action") & set(self.params("mask")))
 
     @property
     def discarded(self) -> frozenset[str]:
@@ -111,12 +127,7 @@ class Method:
     @property
     def ends(self) -> tuple[str, ...]:
         """Its parameters that say where episodes ended."""
-        return tuple(param.name for param in self.function.params[1:] if _ENDS.fullmatch(param.name))
-
-
-def names_start(name: str) -> bool:
-    """Whether a name says that True marks the first step of an episode."""
-    return _STARTS.fullmatch(name) is not None
+        return tuple(param.name for param in self.function.params[1:] if names_end(param.name))
 
 
 @once
@@ -126,10 +137,8 @@ def scored(net: NetworkClass) -> tuple[Method, ...]:
 
 
 def _scored(net: NetworkClass) -> Iterator[Method]:
-    for function in net.with_role(ACT, EVALUATE, FORWARD):
-        name = optional_action(function)
-        if name:
-            yield _method(net, net.interpreter.run(function, net.flow, {name: as_parameter(_ACTION, name)}))
+    for ways in both_ways(net):
+        yield _method(net, ways.scored)
     for frame in net.frames(EVALUATE):
         method = _method(net, frame)
         if method.params("action") and not optional_action(frame.function):
@@ -139,13 +148,8 @@ def _scored(net: NetworkClass) -> Iterator[Method]:
 @once
 def acting(net: NetworkClass) -> tuple[Method, ...]:
     """The methods that act; one that scores, too, as it runs when no action is given."""
-    return tuple(_acting(net))
-
-
-def _acting(net: NetworkClass) -> Iterator[Method]:
-    for frame in net.frames(ACT):
-        name = optional_action(frame.function)
-        yield _method(net, net.interpreter.run(frame.function, net.flow, {name: NONE}) if name else frame)
+    alone = {ways.function.name: ways.acted for ways in both_ways(net)}
+    return tuple(_method(net, alone.get(frame.function.name, frame)) for frame in net.frames(ACT))
 
 
 @once

@@ -128,10 +128,22 @@ def names_other_mask(name: str) -> bool:
     return bool(_OTHER_MASK.search(name.lower()))
 
 
+_STARTS = re.compile(r"((episode|ep|seq|sequence)_)?(starts?|begins?|firsts?|resets?)|is_(first|start|init|begin)\w*")
+_ENDS = re.compile(r"((prev|last|previous|episode|env)_)?(dones?|terminals?|terminated|not_dones?|done_mask|end_mask)")
 _EPISODE_ENDS = re.compile(
     r"(^|_)(dones?|starts?|firsts?|is_first|terminals?|terminat(ed|ions?)|truncat(ed|ions?)|resets?|finished|over)(_|$)"
 )
 _PLACES = re.compile(r"(^|_)(ids?|idxs?|ind(ex|exes|ices|s)?|rows?|envs?|positions?|at|steps?|time)$")
+
+
+def names_start(name: str) -> bool:
+    """Whether a parameter's name says that True marks the first step of an episode, and nothing else."""
+    return _STARTS.fullmatch(name) is not None
+
+
+def names_end(name: str) -> bool:
+    """Whether a parameter's name says that it marks the ends of episodes, and nothing else."""
+    return _ENDS.fullmatch(name) is not None
 
 
 def names_episode_ends(name: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import libcst as cst
 
+from esper_audit.semantics.depends import as_parameter
 from esper_audit.semantics.flow import Event, Frame
 from esper_audit.semantics.model import Function
 from esper_audit.semantics.network import NetworkClass, leaves, once
@@ -99,6 +100,30 @@ def acting_frames(net: NetworkClass) -> Iterator[Frame]:
     yield from (frame for frame in net.frames(FORWARD) if leaves(frame.result, "action"))
 
 
+@dataclass(frozen=True, slots=True)
+class BothWays:
+    """A method that acts, and scores an action where one is given: its run without one, and its run with one."""
+
+    function: Function
+    acted: Frame
+    scored: Frame
+
+
+@once
+def both_ways(net: NetworkClass) -> tuple[BothWays, ...]:
+    """The methods that act and score, each run once for either."""
+    return tuple(_both_ways(net))
+
+
+def _both_ways(net: NetworkClass) -> Iterator[BothWays]:
+    for function in net.with_role(ACT, EVALUATE, FORWARD):
+        name = optional_action(function)
+        if name:
+            given = as_parameter(_ACTION, name)
+            acted, scored = (net.interpreter.run(function, net.flow, {name: action}) for action in (NONE, given))
+            yield BothWays(function, acted, scored)
+
+
 @once
 def act_and_evaluate(net: NetworkClass) -> tuple[tuple[Scoring, Scoring], ...]:
     """Pairs of methods that act and that score recorded actions, where both take log-probs of known heads.
@@ -109,14 +134,10 @@ def act_and_evaluate(net: NetworkClass) -> tuple[tuple[Scoring, Scoring], ...]:
 
 
 def _act_and_evaluate(net: NetworkClass) -> Iterator[tuple[Scoring, Scoring]]:
-    for function in net.with_role(ACT, EVALUATE, FORWARD):
-        name = optional_action(function)
-        if name:
-            acted, evaluated = (
-                scoring_of(net.interpreter.run(function, net.flow, {name: action})) for action in (NONE, _ACTION)
-            )
-            if acted.events and evaluated.events:
-                yield acted, evaluated
+    for ways in both_ways(net):
+        acted, evaluated = scoring_of(ways.acted), scoring_of(ways.scored)
+        if acted.events and evaluated.events:
+            yield acted, evaluated
     if EVALUATE not in net.roles.values():
         return
     acts = [scoring for frame in acting_frames(net) if (scoring := scoring_of(frame)).events]

@@ -131,7 +131,7 @@ class DeterministicPathUnmasked(Rule):
             return  # masks are taken and done away with: no policy that knows them
         for method in methods:
             masks = set(method.params("mask"))
-            chosen = frozenset[str]().union(*(output.sources for output in method.named("action")))
+            chosen = method.sources("action")
             events = [event for event, _ in method.frame.walk()]
             if any(event.kind == "mask" and _in_place(event) for event in events):
                 continue

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from esper_audit.rulekit import (
     ELEMENTWISE,
-    ONLY_LAST,
-    ONLY_PART,
+    LEFT_OUT,
     Category,
     Confidence,
     Hit,
@@ -22,18 +21,16 @@ from esper_audit.rulekit import (
     scored,
 )
 
-_SAYS = {ONLY_LAST: "is that of the last head alone: each round of the loop writes over it", ONLY_PART: "lacks heads"}
-
 
 def _fewer_heads(net: NetworkClass, method: Method) -> Iterator[Hit]:
     """An entropy that depends on fewer heads than the log-prob; that of a Gaussian depends on no mean."""
-    heads = {f"@{head.name}" for head in net.policy_heads}
-    event, mine, scores = returns(method.frame), method.named("entropy"), method.named("log_prob")
+    event, mine = returns(method.frame), method.named("entropy")
     gaussian = any(each.kind == "dist" and each.name in ELEMENTWISE for each, _ in method.frame.walk())
-    if event is None or gaussian or len(heads) < 2 or not all(output.is_known for output in mine):
+    if event is None or gaussian or len(net.policy_heads) < 2 or not all(output.is_known for output in mine):
         return
-    has = frozenset[str]().union(*(output.layers for output in mine)) & heads
-    lacks = frozenset[str]().union(*(output.layers & output.trained for output in scores)) & heads - has
+    has = method.heads(net, "entropy")
+    trained = frozenset[str]().union(*(output.trained for output in method.named("log_prob")))
+    lacks = method.heads(net, "log_prob") & trained - has
     if has and lacks:
         names = ", ".join(f"`{name[1:]}`" for name in sorted(lacks))
         yield Hit.at(event, f"the entropy that `{method.name}` returns lacks {names}, which its log-prob has")
@@ -109,7 +106,7 @@ class EntropyIncomplete(Rule):
         for method in (*scored(net), *acting(net)):
             event = returns(method.frame)
             for output in method.named("entropy") if event is not None else ():
-                lacks = next((says for atom, says in _SAYS.items() if atom in output.sources), None)
+                lacks = next((says for atom, says in LEFT_OUT.items() if atom in output.sources), None)
                 if lacks is not None and event is not None:
                     yield Hit.at(event, f"the entropy that `{method.name}` returns {lacks}")
                     break

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from esper_audit.rulekit import (
     ACT,
     EVALUATE,
-    ONLY_LAST,
-    ONLY_PART,
+    LEFT_OUT,
     Category,
     Confidence,
     Hit,
@@ -25,11 +24,6 @@ from esper_audit.rulekit import (
     returns,
     scored,
 )
-
-_LEFT_OUT = {
-    ONLY_PART: "lacks heads",
-    ONLY_LAST: "is that of the last head alone: each round of the loop writes over it",
-}
 
 
 class JointLogProbIncomplete(Rule):
@@ -121,15 +115,13 @@ class JointLogProbIncomplete(Rule):
 
     def _fewer_heads(self, net: NetworkClass, told: set[str]) -> Iterator[Hit]:
         """Evaluating methods whose log-prob depends on fewer heads than that of an acting one, or than its entropy."""
-        heads = {f"@{head.name}" for head in net.policy_heads}
-        for method in scored(net) if len(heads) > 1 else ():
+        for method in scored(net) if len(net.policy_heads) > 1 else ():
             event, mine = returns(method.frame), method.named("log_prob")
             if event is None or not mine or not all(output.is_known for output in mine) or method.name in told:
                 continue
-            has = frozenset[str]().union(*(output.layers for output in mine)) & heads
+            has = method.heads(net, "log_prob")
             for other in (*(each for each in acting(net) if each.named("log_prob")), method):
-                outputs = other.named("entropy" if other is method else "log_prob")
-                lacks = frozenset[str]().union(*(output.layers for output in outputs)) & heads - has
+                lacks = other.heads(net, "entropy" if other is method else "log_prob") - has
                 if has and lacks:
                     names = ", ".join(f"`{name[1:]}`" for name in sorted(lacks))
                     which = "its entropy" if other is method else f"that of `{other.name}`"
@@ -138,9 +130,8 @@ class JointLogProbIncomplete(Rule):
 
     def _left_out(self, net: NetworkClass) -> Iterator[Hit]:
         for method in (*scored(net), *acting(net)):
-            event = returns(method.frame)
-            sources = frozenset[str]().union(*(output.sources for output in method.named("log_prob")))
-            for atom, says in _LEFT_OUT.items():
+            event, sources = returns(method.frame), method.sources("log_prob")
+            for atom, says in LEFT_OUT.items():
                 if event is not None and atom in sources:
                     yield Hit.at(event, f"the log-prob that `{method.name}` returns {says}")
 

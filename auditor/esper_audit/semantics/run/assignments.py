@@ -73,8 +73,6 @@ class Assignments(Conditions):
                 value = value.but(axes=known.axes)
         for position, element in enumerate(elements):
             item = value.item(position) if not starred else None
-            if item is None and "record" in value.tags and not starred:
-                item = _field(value, position)
             if item is None and value.kind == "list":
                 item = value.item(None)  # all elements are alike: what `split` and comprehensions give
             if item is None:
@@ -145,9 +143,3 @@ class Assignments(Conditions):
         if iterated.kind == "pairs" and iterated.ref is not None:
             element = sequence("tuple", list(iterated.ref))
         self.assign(target, element, "", None)
-
-
-def _field(record: Val, position: int) -> Val | None:
-    """A field of a named tuple by its position."""
-    names = list(record.ref.model.annotated_fields) if isinstance(record.ref, PlainObject) else []
-    return record.item(names[position]) if position < len(names) else None

@@ -91,7 +91,7 @@ class Expressions(Assignments):
 
     def of_comparison(self, node: cst.Comparison, value: Val) -> Val:
         """A comparison passes no gradient; whether something is None, or in a container, is no number of it."""
-        if any(isinstance(target.operator, (cst.Is, cst.IsNot, cst.In, cst.NotIn)) for target in node.comparisons):
+        if _asks_identity(node):
             return value
         return adding(without_gradient(value), cut(self.used)) if self.used else value
 
@@ -804,10 +804,9 @@ def _part_of_shape(shape: Val, node: cst.Subscript, keys: list[Val]) -> Val:
     upper = piece.upper
     if isinstance(upper, cst.Integer):
         length = int(literal_number(upper))
-        axes = shape.axes if shape.axes is not None and not ax.is_open(shape.axes) else None
-        return Val("shape", rank=length, axes=axes[:length] if axes is not None else None)
-    if isinstance(upper, cst.UnaryOperation) and isinstance(upper.expression, cst.Integer) and shape.rank is not None:
+    elif isinstance(upper, cst.UnaryOperation) and isinstance(upper.expression, cst.Integer) and shape.rank is not None:
         length = max(shape.rank - int(literal_number(upper.expression)), 0)
-        axes = shape.axes if shape.axes is not None and not ax.is_open(shape.axes) else None
-        return Val("shape", rank=length, axes=axes[:length] if axes is not None else None)
-    return Val("shape")
+    else:
+        return Val("shape")
+    axes = shape.axes
+    return Val("shape", rank=length, axes=axes[:length] if axes is not None and not ax.is_open(axes) else None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import libcst as cst
 
 from esper_audit.semantics.depends import everything
@@ -121,11 +119,3 @@ def takes_one(node: cst.Subscript) -> bool:
 def other_parts_taken(scope: cst.CSTNode, node: cst.Subscript) -> bool:
     """Whether a function takes other parts of the same container, too."""
     return any(other is not node and other.value.deep_equals(node.value) for other in find(scope, cst.Subscript))
-
-
-def filters(comprehension: cst.CompFor) -> Iterator[cst.BaseExpression]:
-    """The conditions of a comprehension."""
-    for condition in comprehension.ifs:
-        yield condition.test
-    if comprehension.inner_for_in:
-        yield from filters(comprehension.inner_for_in)
