@@ -2,9 +2,8 @@
 
 An atom is the name of a parameter (`mask`, or `hidden#0` for a part of it), `@layer` for a layer of self, `self.name`
 for another attribute that methods change, `^name` for what an earlier round of a loop left in a variable, or `?` for a
-source that is not known. `~` after an atom says that no
-gradient flows back along that way. Shapes, dtypes and devices carry no atoms: `zeros_like(mask)` does not depend on
-the mask.
+source that is not known. `~` after an atom says that no gradient flows back along that way. Shapes, dtypes and devices
+carry no atoms: `zeros_like(mask)` does not depend on the mask.
 The set may be too large, never too small: what it lacks, the value certainly does not depend on.
 """
 

@@ -54,7 +54,7 @@ class _Search:
         self.function = function
         self.gated = gated
         self.parents = Walk([function.node]).parents
-        self.me = function.params[0].name if function.owner is not None and function.params else ""
+        self.me = function.first if function.owner is not None else ""
 
     def gates_of(self, weight: cst.BaseExpression, place: cst.CSTNode, depth: int = 0) -> int:
         """How many gates a whole weight of a recurrent layer holds; 0 where it is no such weight, or it is unknown."""

@@ -66,7 +66,7 @@ class _Scope:
         """What the function calls the network."""
         function = self.function
         static = "staticmethod" in function.decorators
-        return function.params[0].name if function.owner is not None and function.params and not static else ""
+        return function.first if function.owner is not None and not static else ""
 
 
 @once

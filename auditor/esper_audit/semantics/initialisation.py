@@ -96,7 +96,7 @@ def _is_filling_helper(call: cst.Call, module: ModuleModel) -> bool:
     if name not in module.index.functions or not call.args or not isinstance(call.args[0].value, cst.Call):
         return False
     function = module.functions[name]
-    layer = function.params[0].name if function.params else ""
+    layer = function.first
     return any(
         _fills(each, module) and each.args and dotted(each.args[0].value) == f"{layer}.weight"
         for each in find(function.node, cst.Call)

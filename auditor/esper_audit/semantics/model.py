@@ -78,6 +78,11 @@ class Function:
         """`Class.method`, or the bare name."""
         return f"{self.owner.name}.{self.name}" if self.owner else self.name
 
+    @property
+    def first(self) -> str:
+        """The name of its first parameter: what a method calls its object. Empty where there is none."""
+        return self.params[0].name if self.params else ""
+
     @cached_property
     def params(self) -> tuple[Param, ...]:
         """All parameters, `self` included."""

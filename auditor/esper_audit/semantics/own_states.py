@@ -140,7 +140,7 @@ def _cached(function: Function) -> Iterator[OwnState]:
     for decorator, name in zip(function.node.decorators, function.decorators, strict=True):
         if name in _MEMOIZED:
             yield OwnState(CACHED, function.name, decorator, function)
-    me = function.params[0].name if function.params else ""
+    me = function.first
     if not me or function.owner is None:
         return
     returned = [node.value for node in find(function.node.body, cst.Return) if node.value is not None]

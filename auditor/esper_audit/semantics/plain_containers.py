@@ -208,7 +208,7 @@ def _user(net: NetworkClass, name: str) -> Function | None:
 
 
 def _reads(function: Function, name: str) -> Iterator[cst.Attribute]:
-    me = function.params[0].name if function.params else ""
+    me = function.first
     for node in find(function.node, cst.Attribute):
         if node.attr.value == name and isinstance(node.value, cst.Name) and node.value.value == me:
             yield node

@@ -48,7 +48,7 @@ def unsaved(net: NetworkClass) -> Iterator[Unsaved]:
 def _non_persistent(net: NetworkClass) -> Iterator[Unsaved]:
     for function in net.model.own_methods.values():
         for call in find(function.node, cst.Call):
-            flag = _flag(call) if dotted(call.func) == f"{_me(function)}.register_buffer" and call.args else None
+            flag = _flag(call) if dotted(call.func) == f"{function.first}.register_buffer" and call.args else None
             name = _string(call.args[0].value) if flag is not None else None
             if name is None or names_hidden_state(name) or not _is_computed_with(net, name):
                 continue
@@ -78,7 +78,7 @@ def _is_neutral(call: cst.Call) -> bool:
 def _changed(net: NetworkClass, name: str) -> tuple[cst.CSTNode, Function] | None:
     """Where a method computes the buffer anew from what it was, as averages and counters are; states are not meant."""
     for function in (each for model in net.model.lineage for each in model.own_methods.values()):
-        own = f"{_me(function)}.{name}"
+        own = f"{function.first}.{name}"
         for call in find(function.node, cst.Call):
             method = call.func.attr.value if isinstance(call.func, cst.Attribute) else ""
             if method in _IN_PLACE and isinstance(call.func, cst.Attribute) and _holder(call.func.value) == own:
@@ -118,7 +118,7 @@ def _is_computed_with(net: NetworkClass, name: str) -> bool:
     for function in net.model.methods.values():
         if id(function.node) not in entered:
             continue
-        own = f"{_me(function)}.{name}"
+        own = f"{function.first}.{name}"
         for node in descendants(function.node):
             if any(_operand(each, own) for each in _operands(node)):
                 return True
@@ -156,7 +156,7 @@ def _filtered(net: NetworkClass) -> Iterator[Unsaved]:
         _string(call.args[0].value)
         for function in net.model.methods.values()
         for call in find(function.node, cst.Call)
-        if call.func and dotted(call.func) == f"{_me(function)}.register_buffer" and call.args and _flag(call) is None
+        if call.func and dotted(call.func) == f"{function.first}.register_buffer" and call.args and _flag(call) is None
     }
     saved |= {name for name, value in net.flow.attributes.items() if "raw_parameter" in value.tags}
     for function, scope in _savers(net):
@@ -203,7 +203,3 @@ def _strings(node: cst.CSTNode) -> list[str]:
 
 def _string(node: cst.BaseExpression) -> str | None:
     return literal_string(node) if isinstance(node, cst.SimpleString) else None
-
-
-def _me(function: Function) -> str:
-    return function.params[0].name if function.params else ""
