@@ -67,8 +67,10 @@ def resolved(atoms: Atoms, carried: Mapping[str, Atoms]) -> Atoms:
 
 def everything(value: Val, depth: int = 0) -> Atoms:
     """All that a value and what it holds depend on."""
-    if value.kind in _CARRIES_NOTHING or depth > 4:
+    if value.kind in _CARRIES_NOTHING:
         return EMPTY
+    if depth > 4:
+        return STRANGE  # containers in containers, or an object that holds itself: too deep to tell
     found = value.deps
     for part in held(value):
         found = found | everything(part, depth + 1) if part.deps or part.items or part.ref is not None else found
