@@ -228,6 +228,7 @@ def _with_table(before: str | None) -> str:
 
 _KEY = re.compile(r"[A-Za-z_.][^:#\"'\[\]{}]*:(\s|$)")
 _KEEPS_EMPTY_LINES = re.compile(r"[|>]\d?\+")
+_BLOCK_TEXT = re.compile(r"[|>][-\d]*[ \t]*(#.*)?\r?$", re.MULTILINE)
 _HOOK_ID = re.compile(r"^[^#\n]*\bid:\s*[\"']?esper-audit", re.MULTILINE)
 _MENTION = re.compile(r"^[^#\n]*esper-audit", re.MULTILINE)
 
@@ -245,6 +246,8 @@ def _top_level(text: str) -> list[str]:
             raise Paste("it is not written as one key per line")
     if _KEEPS_EMPTY_LINES.search(text):
         raise Paste("a text in it keeps the empty lines that follow")
+    if not text.endswith("\n") and _BLOCK_TEXT.search(text):
+        raise Paste("a text in it may end without a line end, and would get one")
     return lines
 
 
